@@ -1,0 +1,49 @@
+//! Node-wide settings (map `CONFIG`) and the endpoint behind each veth (map `ENDPOINTS`).
+
+use crate::Addr;
+
+/// The one entry (index 0) of map `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`crate::ABI_VERSION`] of the agent that wrote this. Programs drop everything while it is 0.
+    pub abi_version: u32,
+    /// Policy revision now in force in the kernel. Connections decided under another are decided anew.
+    pub revision: u32,
+    /// `bpf_get_netns_cookie` of the node's network namespace: tells pods from the node's own processes.
+    pub node_netns_cookie: u64,
+    /// See [`config_flags`].
+    pub flags: u32,
+    /// New-connection and drop events a second and CPU; what is left out is counted. 0 = no limit.
+    pub events_per_second: u32,
+    /// UDP port of the tunnel in host order; pods never reach it on any node.
+    pub tunnel_port: u32,
+    pub _pad: u32,
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flags {
+    /// `allow-localhost: policy`: the node's own traffic to its pods is policed too.
+    pub const POLICE_NODE: u32 = 1;
+}
+
+/// Ports of pods that only the proxy may use as a source: `ip_local_reserved_ports` of every pod.
+pub const PORT_RESERVED: (u16, u16) = (60_000, 65_534);
+/// Source ports of upstream connections whose client is a pod of this node.
+pub const PORT_EGRESS: (u16, u16) = (60_000, 62_499);
+/// Source ports of upstream connections whose client is elsewhere.
+pub const PORT_INGRESS: (u16, u16) = (62_500, 65_534);
+
+/// Value of map `ENDPOINTS` (key: index of the host's end of the veth, u32).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointEntry {
+    /// Node-local endpoint id, 1 or more; key of map `POLICY`.
+    pub id: u32,
+    /// Security identity.
+    pub identity: u32,
+    /// Its IPv4 address (mapped), or all zero.
+    pub ipv4: Addr,
+    /// Its IPv6 address, or all zero.
+    pub ipv6: Addr,
+}

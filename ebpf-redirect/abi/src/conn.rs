@@ -1,0 +1,68 @@
+//! The connection map: one entry per connection, keyed by the tuple of its first packet. It is at once
+//! connection tracking and the record that the proxy trusts.
+
+use crate::Addr;
+
+/// Key of map `CONNECTIONS`: the tuple in the direction of the connection's first packet. For ICMP echo
+/// `sport` is the identifier and `dport` 0; for a kept VIP `dst` is the VIP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnKey {
+    pub src: Addr,
+    pub dst: Addr,
+    /// Network order.
+    pub sport: u16,
+    /// Network order.
+    pub dport: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    pub _pad: [u8; 3],
+}
+
+/// Value of map `CONNECTIONS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnEntry {
+    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC) after which the entry is dead; see [`conn_timeout_ns`].
+    pub expires_ns: u64,
+    /// Policy revision that decided it last.
+    pub revision: u32,
+    /// See [`conn_flags`].
+    pub flags: u32,
+    pub src_identity: u32,
+    pub dst_identity: u32,
+    /// Local endpoint that opened it, or 0.
+    pub src_endpoint: u32,
+    /// Local endpoint that it was opened to, or 0 (also for a kept VIP: no backend is chosen yet).
+    pub dst_endpoint: u32,
+    /// Rule that decided it; see [`crate::Decision::rule`].
+    pub rule: u32,
+    pub _pad: u32,
+}
+
+/// Bits of [`ConnEntry::flags`].
+pub mod conn_flags {
+    /// Given to the proxy; without this bit it is direct.
+    pub const REDIRECTED: u32 = 1;
+    /// Redirected for a kept service VIP: the proxy decides for the backend it chooses.
+    pub const VIP: u32 = 2;
+    /// Redirected by the ingress listener (client not on this node), otherwise by the egress one.
+    pub const INGRESS: u32 = 4;
+    /// A packet of the reverse direction was seen.
+    pub const REPLIED: u32 = 8;
+    /// FIN seen from the side that opened it.
+    pub const FIN_FORWARD: u32 = 16;
+    /// FIN seen from the other side.
+    pub const FIN_REVERSE: u32 = 32;
+    /// Opened by the node itself towards one of its pods.
+    pub const FROM_NODE: u32 = 64;
+}
+
+/// Lifetimes of idle connections, in nanoseconds. After the values of `net.netfilter.nf_conntrack_*`.
+pub mod conn_timeout_ns {
+    pub const TCP_ESTABLISHED: u64 = 8_000 * 1_000_000_000;
+    pub const TCP_OPENING: u64 = 60 * 1_000_000_000;
+    pub const TCP_CLOSING: u64 = 10 * 1_000_000_000;
+    pub const UDP: u64 = 60 * 1_000_000_000;
+    pub const ICMP: u64 = 30 * 1_000_000_000;
+}

@@ -1,0 +1,53 @@
+//! What the kernel programs and user space agree on.
+//!
+//! Owns the layout of every map key and entry, the packet marks, the stable drop reasons and
+//! [`decide`], the only L3/L4 policy decision there is. Knows nothing of aya (but for the optional
+//! feature `user`), of files or of how a policy was written.
+#![no_std]
+
+mod addr;
+mod config;
+mod conn;
+mod event;
+mod identity;
+pub mod mark;
+mod policy;
+mod reason;
+mod service;
+#[cfg(feature = "user")]
+mod user;
+
+pub use addr::{Addr, IpcacheEntry, IpcacheKey, ipcache_flags};
+pub use config::{Config, EndpointEntry, PORT_EGRESS, PORT_INGRESS, PORT_RESERVED, config_flags};
+pub use conn::{ConnEntry, ConnKey, conn_flags, conn_timeout_ns};
+pub use event::{Event, EventKind};
+pub use identity::*;
+pub use policy::{
+    Decision, Direction, PolicyEntry, PolicyKey, PolicyLookup, Verdict, decide, proto, verdict_code,
+};
+pub use reason::DropReason;
+pub use service::{
+    AffinityKey, BackendEntry, BackendKey, ListenerSlot, PeerEntry, PeerKey, ServiceEntry, ServiceKey,
+    service_flags,
+};
+
+/// Version of every layout in this crate. Pins live under a folder of this name, so that an agent with
+/// another layout never reads maps it does not understand.
+pub const ABI_VERSION: u32 = 1;
+
+/// Most endpoints (pods) that one node carries.
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// Most entries of one endpoint's policy.
+pub const MAX_POLICY_ENTRIES: u32 = 16_384;
+/// Most prefixes (pods, nodes, CIDRs of policies) that a node knows.
+pub const MAX_IPCACHE: u32 = 512_000;
+/// Most live connections that a node tracks; beyond it new ones are dropped (`CONNECTION_MAP_FULL`).
+pub const MAX_CONNECTIONS: u32 = 262_144;
+/// Most service ports.
+pub const MAX_SERVICES: u32 = 65_536;
+/// Most backends, summed over all service ports.
+pub const MAX_BACKENDS: u32 = 262_144;
+/// Size of the event ring in bytes.
+pub const EVENT_RING_BYTES: u32 = 1 << 20;
+/// Slots of the per-CPU drop counter: one per [`DropReason`] number.
+pub const MAX_REASONS: u32 = 256;

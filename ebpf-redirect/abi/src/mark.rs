@@ -1,0 +1,11 @@
+//! Packet marks (`skb->mark`), all under [`MASK`]. A mark does not survive the way into another network
+//! namespace, so a pod cannot forge one.
+
+/// The bits that are ours.
+pub const MASK: u32 = 0xf00;
+/// Decided and allowed on its direct way. What no program marked is not routed to a pod.
+pub const DIRECT: u32 = 0x100;
+/// Assigned to a socket of the proxy: routed locally (rule 101, table 2005).
+pub const TO_PROXY: u32 = 0x200;
+/// Sent by the proxy's upstream sockets (SO_MARK): the gate of the pod lets it in.
+pub const UPSTREAM: u32 = 0xa00;
