@@ -1,0 +1,66 @@
+//! The command line: one subcommand each, parsed by clap. A subcommand is a struct of arguments with a
+//! `run` that says how the process ends; none starts a thread before its `run`, since `heddle proxy` must
+//! drop its privileges while it has just one.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::layout::Instance;
+
+/// Sidecarless service mesh: eBPF steers just the connections that need layer 7 into one node proxy.
+#[derive(Debug, Parser)]
+#[command(name = "heddle", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Global {
+    /// Which node of this machine: separates run folder, pins, cgroup and state.
+    #[arg(long, global = true, default_value = "default", env = "HEDDLE_INSTANCE")]
+    pub instance: Instance,
+    /// What goes to the log on standard error, such as `info` or `mesh_agent=debug,warn`.
+    #[arg(long, global = true, default_value = "info", env = "HEDDLE_LOG", value_name = "FILTER")]
+    pub log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    // One line for each subcommand: `Name(module::Args)`, in the order of the help.
+    /// Print the version of the program and of the layout that it shares with the kernel programs.
+    Version,
+}
+
+/// Parses the command line, runs the subcommand, prints its error.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(&cli.global.log);
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("heddle: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    // One line for each subcommand: `Command::Name(args) => args.run(&cli.global)`.
+    match cli.command {
+        Command::Version => {
+            println!("heddle {} (kernel layout v{})", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn init_log(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

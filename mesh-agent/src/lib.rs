@@ -1,0 +1,8 @@
+//! `heddle`: the node agent, the command line and the glue between the other crates.
+//!
+//! One binary for every process of a node: `heddle agent` (privileged, owns eBPF), `heddle proxy` (own user,
+//! owns connections), `heddle cni` (started by a runtime) and the user's commands. Knows where things are
+//! on a node ([`layout`]); policy, data plane and eBPF are the business of their crates.
+
+pub mod cli;
+pub mod layout;
