@@ -60,27 +60,32 @@ pub fn install(programs: &[(&str, &str)]) -> Result<()> {
         let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
         bail!("these programs are missing and there is no apt-get to install them: {}", names.join(", "));
     }
-    let quiet = |arguments: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        // The packages' services must not start: policy-rc.d is how Debian is told.
-        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").stdout(Stdio::null());
-        apt
-    };
-    step("update the list of packages", &mut quiet(&["update", "-qq"]))?;
-    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    arguments.extend(&packages);
-    step(&format!("install {}", packages.join(", ")), &mut quiet(&arguments))?;
+    install_packages(&packages)?;
     for (program, package) in missing {
         if !has_program(program) {
             bail!("package {package} was installed, but there is no program {program}: is PATH missing /usr/sbin?");
         }
-        let service = format!("{program}.service");
         if has_program("systemctl") {
-            let off = ["disable", "--now", "--quiet", &service];
-            let _ = Command::new("systemctl").args(off).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let mut off = Command::new("systemctl");
+            off.args(["disable", "--now", "--quiet", &format!("{program}.service")]);
+            // Most packages bring no service: then there is nothing to stop.
+            let _ = off.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
     Ok(())
+}
+
+/// Installs Debian packages.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        apt
+    };
+    step("update the list of packages", &mut apt(&["update", "-qq"]))?;
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    arguments.extend(packages);
+    step(&format!("install {}", packages.join(", ")), &mut apt(&arguments))
 }
 
 fn has_program(name: &str) -> bool {
