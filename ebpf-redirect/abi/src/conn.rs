@@ -56,6 +56,8 @@ pub mod conn_flags {
     pub const FIN_REVERSE: u32 = 32;
     /// Opened by the node itself towards one of its pods.
     pub const FROM_NODE: u32 = 64;
+    /// RST seen from either side.
+    pub const RST: u32 = 128;
 }
 
 /// Lifetimes of idle connections, in nanoseconds. After the values of `net.netfilter.nf_conntrack_*`.
@@ -65,4 +67,29 @@ pub mod conn_timeout_ns {
     pub const TCP_CLOSING: u64 = 10 * 1_000_000_000;
     pub const UDP: u64 = 60 * 1_000_000_000;
     pub const ICMP: u64 = 30 * 1_000_000_000;
+}
+
+/// Key of map `FRAGMENTS` (LRU): a datagram whose first fragment was seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    pub src: Addr,
+    pub dst: Addr,
+    /// Identification of the IPv4 header or of the IPv6 fragment header, network order.
+    pub id: u32,
+    /// Protocol of the IPv4 header, or what the IPv6 fragment header names.
+    pub proto: u8,
+    pub _pad: [u8; 3],
+}
+
+/// Value of map `FRAGMENTS`: what the later fragments do not carry. Fields as in [`ConnKey`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentEntry {
+    pub sport: u16,
+    pub dport: u16,
+    pub proto: u8,
+    pub icmp_type: u8,
+    pub icmp_code: u8,
+    pub _pad: u8,
 }

@@ -48,3 +48,22 @@ pub struct Event {
     pub tcp_flags: u8,
     pub _pad: [u8; 3],
 }
+
+/// Index into map `COUNTERS` (per-CPU u64s).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Events that the rate limit or a full ring left out.
+    EventsLeftOut = 0,
+    /// New connections that go their way in the kernel.
+    NewDirect = 1,
+    /// New connections given to the proxy.
+    NewRedirected = 2,
+    /// Connections translated to a backend by the socket hooks.
+    Translated = 3,
+}
+
+impl Counter {
+    /// Number of counters.
+    pub const COUNT: u32 = 4;
+}

@@ -19,16 +19,16 @@ mod user;
 
 pub use addr::{Addr, IpcacheEntry, IpcacheKey, ipcache_flags};
 pub use config::{Config, EndpointEntry, PORT_EGRESS, PORT_INGRESS, PORT_RESERVED, config_flags};
-pub use conn::{ConnEntry, ConnKey, conn_flags, conn_timeout_ns};
-pub use event::{Event, EventKind};
+pub use conn::{ConnEntry, ConnKey, FragmentEntry, FragmentKey, conn_flags, conn_timeout_ns};
+pub use event::{Counter, Event, EventKind};
 pub use identity::*;
 pub use policy::{
     Decision, Direction, PolicyEntry, PolicyKey, PolicyLookup, Verdict, decide, proto, verdict_code,
 };
 pub use reason::DropReason;
 pub use service::{
-    AffinityKey, BackendEntry, BackendKey, ListenerSlot, PeerEntry, PeerKey, ServiceEntry, ServiceKey,
-    service_flags,
+    AffinityEntry, AffinityKey, BackendEntry, BackendKey, ListenerSlot, PeerEntry, PeerKey, ServiceEntry,
+    ServiceKey, service_flags,
 };
 
 /// Version of every layout in this crate. Pins live under a folder of this name, so that an agent with
@@ -47,6 +47,12 @@ pub const MAX_CONNECTIONS: u32 = 262_144;
 pub const MAX_SERVICES: u32 = 65_536;
 /// Most backends, summed over all service ports.
 pub const MAX_BACKENDS: u32 = 262_144;
+/// Most datagrams whose fragments are followed at once; the oldest go first.
+pub const MAX_FRAGMENTS: u32 = 8_192;
+/// Most translated sockets (and backends of unconnected UDP sockets) remembered; the oldest go first.
+pub const MAX_PEERS: u32 = 65_536;
+/// Most clients with session affinity remembered; the oldest go first.
+pub const MAX_AFFINITY: u32 = 16_384;
 /// Size of the event ring in bytes.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 /// Slots of the per-CPU drop counter: one per [`DropReason`] number.

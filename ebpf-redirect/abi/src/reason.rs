@@ -77,4 +77,6 @@ reasons! {
     LimitExceeded = 214, "LIMIT_EXCEEDED";
     /// The backend cannot be reached.
     UpstreamUnreachable = 215, "UPSTREAM_UNREACHABLE";
+    /// A fragment of a connection that belongs to the proxy: only a whole packet can be given to a socket.
+    FragmentRedirect = 216, "FRAGMENT_REDIRECT";
 }

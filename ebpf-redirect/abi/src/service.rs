@@ -76,14 +76,24 @@ pub struct PeerEntry {
     pub _pad: u16,
 }
 
-/// Key of map `AFFINITY` (LRU): the client (its network namespace) and the service port. The value is the
-/// slot's backend, a [`BackendEntry`] with the time of last use in a leading u64.
+/// Key of map `AFFINITY` (LRU): the client (its network namespace) and the service port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AffinityKey {
     pub netns_cookie: u64,
     pub service: u32,
     pub _pad: u32,
+}
+
+/// Value of map `AFFINITY`: the backend that the client was given last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AffinityEntry {
+    /// `bpf_ktime_get_ns` of the last use.
+    pub used_ns: u64,
+    pub backend: BackendEntry,
+    /// Where the backend was; it may have moved since.
+    pub slot: u32,
 }
 
 /// Slot of the SOCKMAP `LISTENERS`: one transparent listener per direction and address family.
