@@ -4,6 +4,7 @@
 
 pub mod host;
 pub mod http;
+pub mod load;
 pub mod netns;
 pub mod node;
 pub mod wait;

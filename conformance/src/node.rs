@@ -100,10 +100,21 @@ impl Node {
     }
 
     fn is_ready(&self) -> Result<(), String> {
-        let output = self.heddle(&["status", "-o", "json"]).output().map_err(|e| e.to_string())?;
-        let status: Value = serde_json::from_slice(&output.stdout)
-            .map_err(|_| format!("{}\n{}", String::from_utf8_lossy(&output.stderr), self.log()))?;
+        let status = self.try_status()?;
         if status["ready"] == true { Ok(()) } else { Err(status.to_string()) }
+    }
+
+    /// What `heddle status -o json` says, or why it says nothing.
+    pub fn try_status(&self) -> Result<Value, String> {
+        let output = self.heddle(&["status", "-o", "json"]).output().map_err(|e| e.to_string())?;
+        serde_json::from_slice(&output.stdout)
+            .map_err(|_| format!("{}\n{}", String::from_utf8_lossy(&output.stderr), self.log()))
+    }
+
+    /// Process id of `heddle run` itself.
+    pub fn supervisor_pid(&self) -> u32 {
+        // nsenter executes heddle in its own place.
+        self.child.as_ref().expect("the node runs").id()
     }
 
     /// Writes a manifest file, atomically.
@@ -183,8 +194,7 @@ impl Node {
 
     fn pid_of(&self, process: &str) -> u32 {
         eventually(process, START_MAX, || {
-            let output = self.heddle(&["status", "-o", "json"]).output().map_err(|e| e.to_string())?;
-            let status: Value = serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
+            let status = self.try_status()?;
             status[process]["pid"].as_u64().map(|pid| pid as u32).ok_or_else(|| status.to_string())
         })
     }
@@ -236,7 +246,6 @@ impl Drop for Node {
             eprintln!("---- log of node {}\n{}\n----", self.instance, self.log());
         }
         let Some(mut child) = self.child.take() else { return };
-        // nsenter executes heddle in its own place, so this is the id of `heddle run`.
         let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
         let end = Instant::now() + STOP_MAX;
         while Instant::now() < end {
