@@ -1,0 +1,110 @@
+//! What happens to manifests that are wrong, change, or go away while a node runs.
+
+use std::time::Duration;
+
+use conformance::http::record;
+use conformance::{Node, Pod, eventually, host};
+
+const MANIFESTS: &str = include_str!("manifests/http.yaml");
+const LIMIT: Duration = Duration::from_secs(15);
+
+fn start(name: &str) -> (Node, Pod, Pod) {
+    let node = Node::builder(name).file("http.yaml", MANIFESTS).start();
+    let (client, server) = (node.pod("test/client"), node.pod("test/server"));
+    drop(record(server.listen((server.ipv4(), 8080))));
+    drop(record(server.listen((server.ipv4(), 9090))));
+    (node, client, server)
+}
+
+/// Waits until curl in the pod gets this status; 0 = no answer.
+fn becomes(node: &Node, pod: &Pod, url: &str, want: u16) {
+    eventually(&format!("{url} gives {want}"), LIMIT, || match pod.curl(&["-m", "1", url]).0 {
+        status if status == want => Ok(()),
+        other => Err(format!("{other}\n{}", node.log())),
+    });
+}
+
+/// The problem that `heddle status` shows about `object`.
+fn problem(node: &Node, object: &str) -> String {
+    eventually(&format!("a problem with {object}"), LIMIT, || {
+        let status = node.try_status()?;
+        let all = status["problems"].as_array().cloned().unwrap_or_default();
+        let of_object = all.iter().find(|p| p["object"].as_str().is_some_and(|o| o.contains(object)));
+        of_object.map(ToString::to_string).ok_or_else(|| status.to_string())
+    })
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: test}}\n\
+         spec:\n  endpointSelector: {{matchLabels: {{app: server}}}}\n  {spec}\n"
+    )
+}
+
+#[test]
+fn a_refused_policy_denies_its_subjects_and_says_why() {
+    if !host::privileged("a_refused_policy_denies_its_subjects_and_says_why") {
+        return;
+    }
+    let (node, client, server) = start("refused");
+    let plain = format!("http://{}:9090/", server.ipv4());
+    let allow = policy("plain", "ingress: [{fromEndpoints: [{}], toPorts: [{ports: [{port: \"9090\"}]}]}]");
+    node.apply("plain.yaml", &allow);
+    becomes(&node, &client, &plain, 200);
+    // Never valid before: its subjects are denied in the direction that it speaks of.
+    node.apply("typo.yaml", &policy("typo", "ingress: [{fromEndpoint: [{}]}]"));
+    becomes(&node, &client, &plain, 0);
+    let text = problem(&node, "typo");
+    assert!(text.contains("fromEndpoint") && text.contains("typo.yaml"), "{text}");
+    node.remove("typo.yaml");
+    becomes(&node, &client, &plain, 200);
+    // A valid one that becomes invalid: its last valid version stays in force.
+    node.apply("plain.yaml", &allow.replace("9090", "90900"));
+    let text = problem(&node, "plain");
+    assert!(text.contains("toPorts"), "{text}");
+    assert_eq!(client.curl(&["-m", "2", &plain]).0, 200);
+    // A bad regex is refused, with the field.
+    let rules =
+        "ingress: [{toPorts: [{ports: [{port: \"80\", protocol: TCP}], rules: {http: [{path: \"(\"}]}}]}]";
+    node.apply("regex.yaml", &policy("regex", rules));
+    let text = problem(&node, "regex");
+    assert!(text.contains("path"), "{text}");
+}
+
+#[test]
+fn half_a_file_changes_nothing_and_a_removed_one_takes_its_objects_along() {
+    if !host::privileged("half_a_file_changes_nothing_and_a_removed_one_takes_its_objects_along") {
+        return;
+    }
+    let (node, client, server) = start("half");
+    let url = format!("http://{}:8080/private", server.ipv4());
+    becomes(&node, &client, &url, 403);
+    node.apply("http.yaml", &MANIFESTS[..MANIFESTS.len() - 60]);
+    problem(&node, "http.yaml");
+    assert_eq!(client.curl(&["-m", "2", &url]).0, 403, "the last valid version stays");
+    node.apply("http.yaml", MANIFESTS);
+    eventually("the problem is gone", LIMIT, || match node.try_status()?["problems"].as_array() {
+        Some(problems) if problems.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let (objects, policy) = MANIFESTS.split_at(MANIFESTS.rfind("---\n").unwrap());
+    node.apply("policy.yaml", policy);
+    node.apply("http.yaml", objects);
+    becomes(&node, &client, &url, 403);
+    node.remove("policy.yaml");
+    becomes(&node, &client, &url, 200);
+}
+
+#[test]
+fn two_objects_of_one_name_are_told_apart() {
+    if !host::privileged("two_objects_of_one_name_are_told_apart") {
+        return;
+    }
+    let (node, client, server) = start("twice");
+    let twin = policy("server", "ingress: [{fromEndpoints: [{}]}]");
+    node.apply("zzz.yaml", &twin);
+    let text = problem(&node, "test/server");
+    assert!(text.contains("http.yaml") && text.contains("zzz.yaml"), "names both places: {text}");
+    let url = format!("http://{}:8080/private", server.ipv4());
+    assert_eq!(client.curl(&["-m", "2", &url]).0, 403, "the first stays in force");
+}
