@@ -1,0 +1,63 @@
+//! What the programs have counted.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use abi::{Counter, DropReason};
+
+use crate::error::MapError;
+use crate::map::Table;
+use crate::object::{COUNTERS, DROPS};
+
+/// Sums over all CPUs, since the maps were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets dropped, by reason; a reason that never occurred is left out.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Events that the rate limit or a full ring left out.
+    pub events_left_out: u64,
+    /// New connections that went their way in the kernel.
+    pub new_direct: u64,
+    /// New connections given to the proxy.
+    pub new_redirected: u64,
+    /// Connections and datagrams translated to a backend by the socket hooks.
+    pub translated: u64,
+    /// Live connections, as the last complete garbage collection counted them.
+    pub connections: u64,
+}
+
+impl Counters {
+    pub(crate) fn read(
+        drops: &Table<u32, u64>,
+        counts: &Table<u32, u64>,
+        connections: u64,
+    ) -> Result<Self, MapError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| MapError::Io {
+            map: DROPS,
+            operation: "count the CPUs for",
+            source,
+        })?;
+        let mut by_reason = BTreeMap::new();
+        for reason in DropReason::ALL {
+            let sum = sum(drops, *reason as u32, cpus).map_err(MapError::io(DROPS, "read a counter"))?;
+            if sum != 0 {
+                by_reason.insert(*reason, sum);
+            }
+        }
+        let count = |counter: Counter| {
+            sum(counts, counter as u32, cpus).map_err(MapError::io(COUNTERS, "read a counter"))
+        };
+        Ok(Self {
+            drops: by_reason,
+            events_left_out: count(Counter::EventsLeftOut)?,
+            new_direct: count(Counter::NewDirect)?,
+            new_redirected: count(Counter::NewRedirected)?,
+            translated: count(Counter::Translated)?,
+            connections,
+        })
+    }
+}
+
+fn sum(table: &Table<u32, u64>, index: u32, cpus: usize) -> io::Result<u64> {
+    Ok(table.get_per_cpu(&index, cpus)?.into_iter().fold(0, u64::wrapping_add))
+}

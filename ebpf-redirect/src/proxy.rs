@@ -1,0 +1,72 @@
+//! The proxy's part of the maps. It opens them by their pins, with no privilege but its group's file
+//! permission, and needs no agent for it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use abi::{ConnEntry, ConnKey, ListenerSlot};
+
+use crate::error::PinError;
+use crate::map::Table;
+use crate::object::{CONNECTIONS, LISTENERS};
+use crate::pins::{map_path, pin_error};
+use crate::sys::{self, Access};
+
+/// The maps that the proxy uses: `LISTENERS`, to write, and `CONNECTIONS`, to read.
+#[derive(Debug)]
+pub struct ProxyMaps {
+    /// A SOCKMAP takes the descriptor of a socket as its value.
+    listeners: Table<u32, u32>,
+    connections: Table<ConnKey, ConnEntry>,
+}
+
+impl ProxyMaps {
+    /// Opens the maps below `pin_root`.
+    ///
+    /// # Errors
+    /// If there are none (no agent has run), or this process may not.
+    pub fn open(pin_root: &Path) -> Result<Self, PinError> {
+        let (listeners, connections) = (map_path(pin_root, LISTENERS), map_path(pin_root, CONNECTIONS));
+        Ok(Self {
+            listeners: Table::from_pin(&listeners, Access::ReadWrite)
+                .map_err(pin_error("open", &listeners))?,
+            connections: Table::from_pin(&connections, Access::ReadOnly)
+                .map_err(pin_error("open", &connections))?,
+        })
+    }
+
+    /// Puts a listening socket into its slot, in place of the one that may be there. The kernel takes it out
+    /// when the socket closes.
+    ///
+    /// # Errors
+    /// What the kernel refuses: the socket is not a TCP one, or does not listen.
+    pub fn publish_listener(&self, slot: ListenerSlot, listener: BorrowedFd<'_>) -> io::Result<()> {
+        self.listeners.put(&(slot as u32), &listener.as_raw_fd().cast_unsigned())
+    }
+
+    /// Whether some process listens in this slot.
+    pub fn has_listener(&self, slot: ListenerSlot) -> io::Result<bool> {
+        // The value of a lookup is the socket's cookie, of 8 bytes, and not for a map with values of 4: ENOSPC
+        // then says that there is one.
+        match self.listeners.get(&(slot as u32)) {
+            Ok(found) => Ok(found.is_some()),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the programs recorded of a connection. An entry that has expired is none.
+    pub fn connection(&self, key: &ConnKey) -> io::Result<Option<ConnEntry>> {
+        let entry = self.connections.get(key)?;
+        Ok(entry.filter(|entry| entry.expires_ns > sys::monotonic_ns()))
+    }
+
+    /// Whether the maps are still those of `pin_root`: after an agent with a new map layout, or one that
+    /// removed all pins, they are not, and the proxy has to open them again.
+    pub fn is_current(&self, pin_root: &Path) -> bool {
+        let id = |fd: BorrowedFd<'_>| sys::map_info(fd).map(|info| info.id);
+        let pinned = sys::obj_get(&map_path(pin_root, CONNECTIONS), Access::ReadOnly);
+        matches!((pinned.and_then(|fd| id(fd.as_fd())), id(self.connections.as_fd())), (Ok(a), Ok(b)) if a == b)
+    }
+}
