@@ -9,3 +9,7 @@ pub const DIRECT: u32 = 0x100;
 pub const TO_PROXY: u32 = 0x200;
 /// Sent by the proxy's upstream sockets (SO_MARK): the gate of the pod lets it in.
 pub const UPSTREAM: u32 = 0xa00;
+/// A reply from outside whose destination nftables translated back to a pod (masquerade): it met the device's
+/// program before the translation. May be routed, but the pod's gate decides by the connection map as if it
+/// had no mark.
+pub const TRANSLATED: u32 = 0x300;
