@@ -32,13 +32,14 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     // One line for each subcommand: `Name(module::Args)`, in the order of the help.
+    Cni(crate::cni::Args),
     /// Print the version of the program and of the layout that it shares with the kernel programs.
     Version,
 }
 
 /// Parses the command line, runs the subcommand, prints its error.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = if crate::cni::started_as_plugin() { Cli::parse_from(["heddle", "cni"]) } else { Cli::parse() };
     init_log(&cli.global.log);
     match dispatch(cli) {
         Ok(code) => code,
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     // One line for each subcommand: `Command::Name(args) => args.run(&cli.global)`.
     match cli.command {
+        Command::Cni(args) => args.run(&cli.global),
         Command::Version => {
             println!("heddle {} (kernel layout v{})", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION);
             Ok(ExitCode::SUCCESS)

@@ -5,4 +5,5 @@
 //! on a node ([`layout`]); policy, data plane and eBPF are the business of their crates.
 
 pub mod cli;
+pub mod cni;
 pub mod layout;

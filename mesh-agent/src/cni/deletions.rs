@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::wire::Attachment;
 
 /// Name of the folder below the instance's run directory.
-pub const DIR: &str = "cni-del";
+pub(super) const DIR: &str = "cni-del";
 /// Files read at a time; what is beyond waits for the next look.
 const MAX_PENDING: usize = 4096;
 

@@ -1,0 +1,41 @@
+//! Work inside another network namespace, in a thread that is thrown away afterwards.
+
+use std::fs::File;
+use std::future::Future;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+
+use super::error::{CniError, code};
+
+/// Opens the namespace. A path that does not exist is [`code::UNKNOWN_CONTAINER`].
+pub(super) fn open(path: &Path) -> Result<File, CniError> {
+    File::open(path).map_err(|e| {
+        let missing = e.kind() == std::io::ErrorKind::NotFound;
+        let code = if missing { code::UNKNOWN_CONTAINER } else { code::IO_FAILURE };
+        CniError::new(code, format!("opening the network namespace {}", path.display()), e)
+    })
+}
+
+/// Runs a future on a thread of its own inside the namespace. `/proc/sys/net` there is the namespace's too.
+pub(super) fn within<T, F, Fut>(namespace: &File, work: F) -> Result<T, CniError>
+where
+    T: Send,
+    F: FnOnce() -> Fut + Send,
+    Fut: Future<Output = Result<T, CniError>>,
+{
+    let body = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|e| {
+            CniError::new(code::NETWORK_FAILED, "entering the network namespace (are you root?)", e)
+        })?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| CniError::io("starting the runtime", &e))?;
+        runtime.block_on(work())
+    };
+    std::thread::scope(|scope| match scope.spawn(body).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
