@@ -45,7 +45,7 @@ pub struct EndpointPolicy {
 }
 
 /// Where a rule was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleRef {
     /// `CiliumNetworkPolicy`, ... or `heddle` for built-in ones such as allow-localhost.
     pub kind: String,

@@ -1,8 +1,20 @@
 //! HTTP policy: what `toPorts.rules.http` says of one request. The proxy and `explain` run the same code.
 
-use std::collections::BTreeSet;
+mod headers;
+mod matcher;
+mod nearest;
+mod pattern;
+mod ports;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use abi::Direction;
+
+use matcher::Matcher;
+pub use pattern::check as check_pattern;
 
 /// The HTTP rules of one policy rule for a set of peers and ports; plain data, as the proxy is sent it.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +113,10 @@ pub enum HeaderAction {
 
 /// One endpoint's HTTP policy, ready to run: compiled once per configuration, shared by threads.
 #[derive(Debug)]
-pub struct L7Policy {}
+pub struct L7Policy {
+    ingress: ports::PortTable,
+    egress: ports::PortTable,
+}
 
 /// A rule that cannot be compiled (validation should have refused it): everything it covers is denied.
 #[derive(Debug, thiserror::Error)]
@@ -113,19 +128,57 @@ pub struct L7Error {
 }
 
 impl L7Policy {
-    /// Compiles the rule sets of one endpoint.
-    pub fn new(_rule_sets: &[L7RuleSet]) -> Result<Self, L7Error> {
-        Ok(Self {})
+    /// Compiles the rule sets of one endpoint. Which of them hold for a peer and port is worked out here,
+    /// so that a request costs two lookups and what its own path needs.
+    ///
+    /// # Errors
+    /// An expression that does not compile within the limits.
+    pub fn new(rule_sets: &[L7RuleSet]) -> Result<Self, L7Error> {
+        let mut compiled = Compiled { sets: rule_sets, matchers: HashMap::new() };
+        Ok(Self {
+            ingress: ports::PortTable::new(Direction::Ingress, &mut compiled)?,
+            egress: ports::PortTable::new(Direction::Egress, &mut compiled)?,
+        })
     }
 
-    /// Decides one request of `peer` in `direction` to destination port `port` (host order).
-    pub fn decide(
-        &self,
-        _direction: Direction,
-        _peer: u32,
-        _port: u16,
-        _request: &RequestHead<'_>,
-    ) -> L7Verdict {
-        L7Verdict::Deny { nearest: 0, why: String::from("no rule") }
+    /// Decides one request of `peer` in `direction` to destination port `port` (host order). The rule sets
+    /// for that peer and port are alternatives; where none speaks about them, nothing passes.
+    pub fn decide(&self, direction: Direction, peer: u32, port: u16, request: &RequestHead<'_>) -> L7Verdict {
+        match self.matcher(direction, peer, port) {
+            Some(matcher) => matcher.decide(request),
+            None => L7Verdict::Deny { nearest: 0, why: format!("no rule for this peer allows port {port}") },
+        }
+    }
+
+    /// Whether everything passes for this peer and port, whatever the request: then it need not be parsed
+    /// for the policy's sake.
+    pub fn allows_all(&self, direction: Direction, peer: u32, port: u16) -> bool {
+        self.matcher(direction, peer, port).is_some_and(Matcher::allows_all)
+    }
+
+    fn matcher(&self, direction: Direction, peer: u32, port: u16) -> Option<&Matcher> {
+        match direction {
+            Direction::Ingress => self.ingress.find(peer, port),
+            Direction::Egress => self.egress.find(peer, port),
+        }
+    }
+}
+
+/// Rule sets while they are compiled; equal combinations share a matcher.
+#[derive(Debug)]
+struct Compiled<'a> {
+    sets: &'a [L7RuleSet],
+    /// By the indices of the sets.
+    matchers: HashMap<Vec<usize>, Arc<Matcher>>,
+}
+
+impl Compiled<'_> {
+    fn matcher(&mut self, sets: Vec<usize>) -> Result<Arc<Matcher>, L7Error> {
+        if let Some(matcher) = self.matchers.get(&sets) {
+            return Ok(matcher.clone());
+        }
+        let matcher = Arc::new(Matcher::new(sets.iter().map(|i| &self.sets[*i]))?);
+        self.matchers.insert(sets, matcher.clone());
+        Ok(matcher)
     }
 }

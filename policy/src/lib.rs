@@ -5,10 +5,33 @@
 //! came from, of eBPF, or of any async runtime.
 
 pub mod compiled;
+pub mod identity;
 pub mod l7;
 pub mod model;
+pub mod precedence;
 pub mod snapshot;
 
-pub use compiled::{CompiledPolicy, EndpointPolicy, IpcacheTarget, RuleRef};
+mod compile;
+
+pub use compile::{Compiler, compile};
+pub use compiled::{CompiledPolicy, CompiledService, EndpointPolicy, IpcacheTarget, RuleRef};
 pub use l7::{L7Policy, L7Verdict, RequestHead};
 pub use snapshot::Snapshot;
+
+/// The name of an IANA protocol number that policies can speak about.
+pub fn proto_name(number: u8) -> &'static str {
+    match number {
+        abi::proto::TCP => "TCP",
+        abi::proto::UDP => "UDP",
+        abi::proto::SCTP => "SCTP",
+        abi::proto::ICMP => "ICMP",
+        abi::proto::ICMPV6 => "ICMPv6",
+        _ => "ANY",
+    }
+}
+
+/// The protocol of a name in any case.
+pub fn proto_number(name: &str) -> Option<u8> {
+    let known = [abi::proto::TCP, abi::proto::UDP, abi::proto::SCTP, abi::proto::ICMP, abi::proto::ICMPV6];
+    known.into_iter().find(|number| proto_name(*number).eq_ignore_ascii_case(name))
+}

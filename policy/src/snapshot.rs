@@ -29,9 +29,26 @@ pub struct Snapshot {
 }
 
 /// Settings of the node that change verdicts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     pub allow_localhost: AllowLocalhost,
+    pub enforcement: Enforcement,
+    /// A cluster without IPv6: the world is one identity (2), not one per family (9 and 10).
+    pub ipv4_only: bool,
+    /// Addresses of an API server outside the cluster's nodes.
+    pub kube_apiserver: Vec<IpAddr>,
+}
+
+/// Which endpoints have a default deny without any rule (Cilium's `enable-policy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// Those that a rule selects, in the directions that it speaks of.
+    #[default]
+    Default,
+    /// All of them, in both directions.
+    Always,
+    /// None: policies are read and have no effect.
+    Never,
 }
 
 /// Whether the node may always reach its own pods (Cilium's `allow-localhost`).
@@ -84,7 +101,7 @@ pub struct Endpoint {
 }
 
 /// A named container port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamedPort {
     pub name: String,
     pub port: u16,
@@ -131,7 +148,7 @@ pub struct Backend {
 }
 
 /// A policy as the compiler takes it: the last valid version, or a refusal that denies its subjects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyObject {
     /// `CiliumNetworkPolicy`, `CiliumClusterwideNetworkPolicy` or `NetworkPolicy`.
     pub kind: String,
@@ -142,4 +159,11 @@ pub struct PolicyObject {
     pub refused: Option<String>,
     /// The rules in force: of the newest version, or of the last valid one, or denials.
     pub rules: Vec<crate::model::Rule>,
+}
+
+impl PolicyObject {
+    /// `kind/namespace/name`, the key in [`Snapshot::policies`].
+    pub fn key(&self) -> String {
+        format!("{}/{}/{}", self.kind, self.namespace, self.name)
+    }
 }

@@ -1,0 +1,262 @@
+//! The policy of one endpoint.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use abi::{Direction, IDENTITY_HOST, PolicyKey, proto};
+
+use super::Sourced;
+use super::entries::{Claim, Flat, flatten};
+use super::numbers::RuleNumbers;
+use super::peers::Peers;
+use crate::compiled::{EndpointPolicy, RuleRef};
+use crate::l7::L7RuleSet;
+use crate::model::{self, Action, PortMatch, PortRule, PortSpec, Rule, Tier};
+use crate::precedence::{self, Class};
+use crate::snapshot::{AllowLocalhost, Enforcement, Labels, NamedPort, Settings};
+
+/// A rule with its peers resolved and its parts numbered.
+#[derive(Debug)]
+pub(super) struct Resolved<'a> {
+    pub(super) rule: &'a Rule,
+    /// `None`: any.
+    peers: Option<BTreeSet<u32>>,
+    /// One number for each element of `ports`, or the one of the whole rule.
+    numbers: Vec<u32>,
+}
+
+pub(super) fn resolve<'a>(
+    rules: &[Sourced<'a>],
+    peers: &Peers,
+    numbers: &mut RuleNumbers,
+) -> Vec<Resolved<'a>> {
+    let resolve = |sourced: &Sourced<'a>| {
+        let rule = sourced.rule;
+        let paths: Vec<&String> = match &rule.ports {
+            Some(ports) => ports.iter().map(|p| &p.path).collect(),
+            None => vec![&rule.path],
+        };
+        let number = |path: &String| {
+            numbers.number(RuleRef {
+                kind: sourced.object.kind.clone(),
+                namespace: sourced.object.namespace.clone(),
+                name: sourced.object.name.clone(),
+                path: path.clone(),
+            })
+        };
+        let numbers = paths.into_iter().map(number).collect();
+        Resolved { rule, peers: peers.resolve(&rule.peers), numbers }
+    };
+    rules.iter().map(resolve).collect()
+}
+
+/// Builds the policy of one endpoint.
+#[derive(Debug)]
+pub(super) struct Build<'a> {
+    settings: &'a Settings,
+    peers: &'a Peers,
+    numbers: &'a mut RuleNumbers,
+    claims: Vec<Claim>,
+    index: HashMap<Claim, u32>,
+    /// Claims by peer, 0 = any.
+    by_peer: BTreeMap<u32, Vec<u32>>,
+    out: EndpointPolicy,
+}
+
+impl<'a> Build<'a> {
+    pub(super) fn new(settings: &'a Settings, peers: &'a Peers, numbers: &'a mut RuleNumbers) -> Self {
+        Self {
+            settings,
+            peers,
+            numbers,
+            claims: Vec::new(),
+            index: HashMap::new(),
+            by_peer: BTreeMap::new(),
+            out: EndpointPolicy::default(),
+        }
+    }
+
+    /// The policy of endpoints with these labels and named ports.
+    pub(super) fn policy(
+        mut self,
+        rules: &[Resolved<'_>],
+        labels: &Labels,
+        named_ports: &[NamedPort],
+    ) -> EndpointPolicy {
+        let own: Vec<&Resolved<'_>> = rules.iter().filter(|r| r.rule.subject.matches(labels)).collect();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            self.direction(direction, &own, named_ports);
+        }
+        self.out
+    }
+
+    fn direction(&mut self, direction: Direction, own: &[&Resolved<'_>], named_ports: &[NamedPort]) {
+        let own: Vec<&&Resolved<'_>> = own.iter().filter(|r| r.rule.direction == direction).collect();
+        let closed =
+            self.settings.enforcement == Enforcement::Always || own.iter().any(|r| r.rule.default_deny);
+        let mut sets = Vec::new();
+        for resolved in &own {
+            self.rule(resolved, named_ports, &mut sets);
+        }
+        if !closed {
+            let rule = self.built_in("default-allow");
+            self.claim(None, None, (0, u16::MAX), Tier::Default, 0, Class::Allow, rule);
+            let any = (0, u16::MAX);
+            sets.push(L7RuleSet { direction, peers: None, ports: any, rule, http: Vec::new() });
+        }
+        if direction == Direction::Ingress && self.settings.allow_localhost == AllowLocalhost::Always {
+            let rule = self.built_in("allow-localhost");
+            let host = BTreeSet::from([IDENTITY_HOST]);
+            let class = Class::AllowLocalhost;
+            self.claim(Some(&host), None, (0, u16::MAX), Tier::Normal, 0, class, rule);
+        }
+        self.write(direction);
+        self.out.l7.extend(with_layer_7(sets));
+    }
+
+    fn rule(&mut self, resolved: &Resolved<'_>, named_ports: &[NamedPort], sets: &mut Vec<L7RuleSet>) {
+        let rule = resolved.rule;
+        let peers = resolved.peers.as_ref();
+        if peers.is_some_and(BTreeSet::is_empty) {
+            return;
+        }
+        let plain = match rule.action {
+            Action::Allow => Class::Allow,
+            Action::Deny => Class::Deny,
+            Action::Refuse => Class::Refuse,
+        };
+        let Some(ports) = &rule.ports else {
+            let [number] = resolved.numbers[..] else { return };
+            self.claim(peers, None, (0, u16::MAX), rule.tier, rule.priority, plain, number);
+            if rule.action == Action::Allow {
+                sets.push(set(rule.direction, peers, (0, u16::MAX), number, None));
+            }
+            return;
+        };
+        for (part, number) in ports.iter().zip(&resolved.numbers) {
+            let class = if part.http.is_some() { Class::RedirectStrict } else { plain };
+            for port in &part.ports {
+                for (peers, range) in self.ports(rule.direction, port, peers, named_ports) {
+                    let peers = peers.as_ref();
+                    let proto = Some(port.proto);
+                    self.claim(peers, proto, range, rule.tier, rule.priority, class, *number);
+                    if rule.action == Action::Allow && port.proto == proto::TCP {
+                        sets.push(set(rule.direction, peers, range, *number, Some(part)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The ranges that a port stands for, each with the peers it holds for. A name is looked up in the
+    /// endpoint's own ports on ingress, in each peer's on egress.
+    fn ports(
+        &self,
+        direction: Direction,
+        port: &PortMatch,
+        peers: Option<&BTreeSet<u32>>,
+        named_ports: &[NamedPort],
+    ) -> Vec<(Option<BTreeSet<u32>>, (u16, u16))> {
+        let (name, end) = match &port.port {
+            PortSpec::Any => return vec![(peers.cloned(), (0, u16::MAX))],
+            PortSpec::Range(first, last) => return vec![(peers.cloned(), (*first, *last))],
+            PortSpec::Name(name, end) => (name, *end),
+        };
+        match direction {
+            Direction::Ingress => named_ports
+                .iter()
+                .filter(|p| p.proto == port.proto && p.name.eq_ignore_ascii_case(name))
+                .map(|p| (peers.cloned(), (p.port, end.unwrap_or(p.port).max(p.port))))
+                .collect(),
+            Direction::Egress => {
+                let mut by_port: BTreeMap<u16, BTreeSet<u32>> = BTreeMap::new();
+                for (identity, info) in &self.peers.table {
+                    if peers.is_some_and(|p| !p.contains(identity)) {
+                        continue;
+                    }
+                    for (own, proto, number) in &info.named_ports {
+                        if own == name && *proto == port.proto {
+                            by_port.entry(*number).or_default().insert(*identity);
+                        }
+                    }
+                }
+                by_port.into_iter().map(|(port, ids)| (Some(ids), (port, port))).collect()
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one call per column of a claim; a struct would repeat Claim
+    fn claim(
+        &mut self,
+        peers: Option<&BTreeSet<u32>>,
+        proto: Option<u8>,
+        ports: (u16, u16),
+        tier: Tier,
+        priority: u16,
+        class: Class,
+        rule: u32,
+    ) {
+        let precedence = precedence::of(tier, priority, class);
+        let claim = Claim { proto, ports, precedence, class, rule };
+        let next = self.claims.len() as u32;
+        let at = *self.index.entry(claim).or_insert(next);
+        if at == next {
+            self.claims.push(claim);
+        }
+        match peers {
+            None => self.by_peer.entry(0).or_default().push(at),
+            Some(peers) => {
+                for peer in peers {
+                    self.by_peer.entry(*peer).or_default().push(at);
+                }
+            }
+        }
+    }
+
+    /// Writes what was claimed for one direction; peers with the same claims are worked out once.
+    fn write(&mut self, direction: Direction) {
+        let mut flat: HashMap<Vec<u32>, Vec<Flat>> = HashMap::new();
+        for (peer, list) in std::mem::take(&mut self.by_peer) {
+            let entries = flat.entry(list).or_insert_with_key(|list| {
+                let claims: Vec<Claim> = list.iter().map(|i| self.claims[*i as usize]).collect();
+                flatten(&claims)
+            });
+            for f in entries {
+                self.out.entries.insert(key(peer, direction, f), f.entry);
+            }
+        }
+    }
+
+    fn built_in(&mut self, name: &str) -> u32 {
+        self.numbers.number(RuleRef {
+            kind: model::BUILT_IN.to_owned(),
+            namespace: String::new(),
+            name: name.to_owned(),
+            path: String::new(),
+        })
+    }
+}
+
+fn key(peer: u32, direction: Direction, flat: &Flat) -> PolicyKey {
+    match flat.proto {
+        None => PolicyKey::peer(peer, direction),
+        Some(proto) => PolicyKey::ports(peer, direction, proto, flat.port, flat.bits),
+    }
+}
+
+fn set(
+    direction: Direction,
+    peers: Option<&BTreeSet<u32>>,
+    ports: (u16, u16),
+    rule: u32,
+    part: Option<&PortRule>,
+) -> L7RuleSet {
+    let http = part.and_then(|p| p.http.clone()).unwrap_or_default();
+    L7RuleSet { direction, peers: peers.cloned(), ports, rule, http }
+}
+
+/// The sets that matter at layer 7: those with rules, and plain ones for some of the same ports.
+fn with_layer_7(sets: Vec<L7RuleSet>) -> Vec<L7RuleSet> {
+    let http: Vec<(u16, u16)> = sets.iter().filter(|s| !s.http.is_empty()).map(|s| s.ports).collect();
+    let meets = |a: (u16, u16)| http.iter().any(|b| a.0 <= b.1 && b.0 <= a.1);
+    sets.into_iter().filter(|s| meets(s.ports)).collect()
+}
