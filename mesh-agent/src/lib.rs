@@ -4,7 +4,15 @@
 //! owns connections), `heddle cni` (started by a runtime) and the user's commands. Knows where things are
 //! on a node ([`layout`]); policy, data plane and eBPF are the business of their crates.
 
+pub mod agent;
+pub mod api;
 pub mod cli;
 pub mod cni;
+pub mod dns {
+    pub mod state;
+}
+pub mod flows;
 pub mod layout;
 pub mod node;
+pub mod metrics;
+pub mod publish;

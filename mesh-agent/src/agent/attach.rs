@@ -1,0 +1,182 @@
+//! What the CNI plugin asks for: allocate, ready, release, check, gc. Joins the records on disk, the source's
+//! registry of pods, and the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::endpoints::{ALLOCATED_MAX, Endpoints, EndpointsError, Record, Veth, name, unix_seconds};
+use super::{Agent, RegisterError};
+use crate::cni::{
+    AllocateRequest, Allocation, Attachment, CheckRequest, GcRequest, GcResponse, ReadyRequest,
+};
+use crate::publish::Veths;
+
+/// How long `ready` waits for the endpoint's policy to be in the kernel. A compilation takes milliseconds,
+/// a proxy that does not answer one second; the plugin gives up after 30 s.
+const READY_MAX: Duration = Duration::from_secs(20);
+
+/// The records, shared by the API and the publisher.
+#[derive(Debug)]
+pub struct EndpointTable(Mutex<Endpoints>);
+
+impl EndpointTable {
+    pub fn new(endpoints: Endpoints) -> Self {
+        Self(Mutex::new(endpoints))
+    }
+
+    /// Every call leaves the records whole, also one that panics.
+    pub fn lock(&self) -> MutexGuard<'_, Endpoints> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Veths for EndpointTable {
+    fn veths(&self) -> BTreeMap<u32, u32> {
+        let endpoints = self.lock();
+        endpoints.iter().filter_map(|r| Some((r.id, r.veth.as_ref()?.ifindex))).collect()
+    }
+}
+
+/// Why the plugin does not get what it asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum CniError {
+    #[error(transparent)]
+    Endpoints(#[from] EndpointsError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error("manifests are still being read: try again")]
+    Starting,
+    #[error("the policy of pod {pod} was not in the kernel within {READY_MAX:?}: {why}")]
+    NotInKernel { pod: String, why: String },
+    #[error("interface index {0} is no device of the node: the veth is gone")]
+    NoVeth(u32),
+    #[error("attachment {attachment}: {what} is {found}, recorded was {recorded}")]
+    Differs { attachment: String, what: &'static str, found: String, recorded: String },
+}
+
+impl Agent {
+    /// Endpoint id, addresses and interface name for a pod whose manifest is known.
+    pub fn allocate(&self, request: &AllocateRequest) -> Result<Allocation, CniError> {
+        if self.published.borrow().revision == 0 {
+            return Err(CniError::Starting);
+        }
+        self.pods.known(&request.namespace, &request.pod)?;
+        let record = self.endpoints.lock().allocate(request)?;
+        Ok(Allocation {
+            endpoint_id: record.id,
+            addresses: record.allocated(),
+            host_ifname: record.host_ifname,
+            mtu: self.mtu,
+        })
+    }
+
+    /// Takes the veth over; returns once programs and policy are in place.
+    pub async fn ready(&self, request: &ReadyRequest) -> Result<(), CniError> {
+        interface_name(request.host_ifindex).ok_or(CniError::NoVeth(request.host_ifindex))?;
+        let veth = Veth { ifindex: request.host_ifindex, mac: request.mac.clone() };
+        let record = self.endpoints.lock().set_veth(&request.attachment, veth)?;
+        self.pods.register(&record)?;
+        self.wake.notify_one();
+        let mut published = self.published.clone();
+        let in_kernel = published.wait_for(|state| state.endpoints.contains(&record.id));
+        if let Ok(Ok(_)) = timeout(READY_MAX, in_kernel).await {
+            return Ok(());
+        }
+        let mine = format!("endpoint {}: ", record.id);
+        let problems = self.published.borrow().problems.clone();
+        let why = problems.into_iter().find(|p| p.starts_with(&mine) || !p.starts_with("endpoint "));
+        let why = why.unwrap_or_else(|| "its manifest is gone or refused".into());
+        Err(CniError::NotInKernel { pod: record.pod_key(), why })
+    }
+
+    /// Gives everything back. What is not known is no error.
+    pub async fn release(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let Some(record) = self.endpoints.lock().get(attachment).cloned() else { return Ok(()) };
+        // The programs first: with the entry gone, they drop whatever the pod still sends.
+        if let Some(veth) = &record.veth {
+            match self.kernel.detach(veth.ifindex).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("pod {}: {error}", record.pod_key()),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+        self.pods.unregister(&record);
+        self.endpoints.lock().release(attachment)?;
+        self.wake.notify_one();
+        tracing::info!("endpoint {} of pod {} is released", record.id, record.pod_key());
+        Ok(())
+    }
+
+    /// Whether the attachment is as recorded, and enforced.
+    pub fn check(&self, request: &CheckRequest) -> Result<(), CniError> {
+        let attachment = name(&request.attachment);
+        let record = self.endpoints.lock().get(&request.attachment).cloned();
+        let record = record.ok_or_else(|| EndpointsError::Unknown(attachment.clone()))?;
+        let differs = |what, found: String, recorded: String| {
+            Err(CniError::Differs { attachment: attachment.clone(), what, found, recorded })
+        };
+        let ifindex = record.veth.as_ref().map_or(0, |veth| veth.ifindex);
+        if ifindex != request.host_ifindex {
+            return differs("the veth's index", request.host_ifindex.to_string(), ifindex.to_string());
+        }
+        let set = |ips: &[IpAddr]| ips.iter().copied().collect::<BTreeSet<_>>();
+        if set(&request.addresses) != set(&record.addresses) {
+            let list = |ips: &[IpAddr]| ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+            return differs("the address", list(&request.addresses), list(&record.addresses));
+        }
+        if !self.published.borrow().endpoints.contains(&record.id) {
+            let why = "see `heddle status`".into();
+            return Err(CniError::NotInKernel { pod: record.pod_key(), why });
+        }
+        Ok(())
+    }
+
+    /// Releases every attachment that the runtime no longer has.
+    pub async fn gc(&self, request: &GcRequest) -> Result<GcResponse, CniError> {
+        let valid: BTreeSet<_> = request.valid.iter().collect();
+        let stale: Vec<Record> =
+            self.endpoints.lock().iter().filter(|r| !valid.contains(&r.attachment)).cloned().collect();
+        let mut removed_host_ifnames = Vec::new();
+        for record in stale {
+            self.release(&record.attachment).await?;
+            removed_host_ifnames.push(record.host_ifname);
+        }
+        Ok(GcResponse { removed_host_ifnames })
+    }
+
+    /// Releases what nobody will ask for any more: pods whose veth has vanished with their namespace, and
+    /// allocations that no ADD finished. Follows a veth whose index has changed.
+    pub async fn sweep(&self) {
+        let records: Vec<Record> = self.endpoints.lock().iter().cloned().collect();
+        for record in records {
+            let found = interface_index(&record.host_ifname);
+            let result = match (&record.veth, found) {
+                (Some(veth), Some(index)) if veth.ifindex != index => {
+                    let veth = Veth { ifindex: index, mac: veth.mac.clone() };
+                    self.wake.notify_one();
+                    self.endpoints.lock().set_veth(&record.attachment, veth).map(drop).map_err(Into::into)
+                }
+                (Some(_), None) => self.release(&record.attachment).await,
+                (None, None) if unix_seconds() > record.allocated_at + ALLOCATED_MAX.as_secs() => {
+                    self.release(&record.attachment).await
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = result {
+                tracing::warn!("pod {}: {error}", record.pod_key());
+            }
+        }
+    }
+}
+
+fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+fn interface_name(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
+}

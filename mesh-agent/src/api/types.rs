@@ -1,0 +1,130 @@
+//! The JSON that the agent's API speaks; see [`crate::api`] for the paths. Field names are stable: fields
+//! are added, never renamed. The command line's `-o json` prints these very documents.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::publish::proxy::ProxyStatus;
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub instance: String,
+    pub version: String,
+    pub node: String,
+    pub pid: u32,
+    /// Policy is in force and nothing is wrong with it.
+    pub ready: bool,
+    /// Policy revision in force; 0 = none yet.
+    pub revision: u32,
+    pub proxies: Vec<ProxyStatus>,
+    /// Pods whose policy is in the kernel, and all attached ones.
+    pub endpoints_ready: usize,
+    pub endpoints: usize,
+    pub services: usize,
+    pub identities: usize,
+    pub policies: usize,
+    pub policies_refused: usize,
+    /// What is wrong, worst first.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What it is about, such as `CiliumNetworkPolicy shop/api`, `datapath`, `proxy`.
+    pub object: String,
+    /// What is wrong, and the remedy.
+    pub message: String,
+}
+
+/// An element of `GET /v1/endpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    pub id: u32,
+    pub namespace: String,
+    pub pod: String,
+    /// `ready`: policy is in the kernel; `waiting`: not yet; `no manifest`: the pod's manifest is gone.
+    pub state: String,
+    pub identity: u32,
+    pub labels: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    pub interface: String,
+    pub container_id: String,
+    /// Entries of its policy map.
+    pub policy_entries: usize,
+    /// Rules with a layer 7 part.
+    pub l7_rules: usize,
+}
+
+/// An element of `GET /v1/services`: one service port at one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    pub namespace: String,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub port_name: String,
+    pub address: SocketAddr,
+    pub protocol: String,
+    /// Pods' connections go to the proxy, which picks the backend for each request.
+    pub l7: bool,
+    pub affinity_seconds: u32,
+    /// Ready ones.
+    pub backends: Vec<SocketAddr>,
+}
+
+/// An element of `GET /v1/identities`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    pub id: u32,
+    pub labels: Vec<String>,
+    /// `namespace/name` of the pods that have it.
+    pub pods: Vec<String>,
+}
+
+/// An element of `GET /v1/policies`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    pub name: String,
+    /// Rules in force.
+    pub rules: usize,
+    /// Why the newest version was refused; the rules above are then the last valid ones, or denials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// `POST /v1/explain`: what would become of this connection (and request).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// `namespace/pod`, an address, or an entity such as `world`.
+    pub from: String,
+    /// The same, or `namespace/service`.
+    pub to: String,
+    pub port: u16,
+    /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`; for the last two `port` is the type.
+    pub protocol: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<ExplainHttp>,
+}
+
+/// The request of an [`ExplainRequest`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExplainHttp {
+    pub method: String,
+    pub path: String,
+    pub host: String,
+    /// Name and value.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+}
