@@ -92,12 +92,13 @@ impl Selector {
             let at = format!("{path}.matchExpressions[{i}]");
             let (source, key) = read_key(&expression.key, &format!("{at}.key"), k8s)?;
             let values = expression.values.clone().unwrap_or_default();
-            let takes_values = matches!(expression.operator.as_str(), "In" | "NotIn");
+            let operator = expression.operator.as_str();
+            let takes_values = matches!(operator, "In" | "NotIn");
             if takes_values && values.is_empty() {
                 let reason = format!("operator {} needs at least one value", expression.operator);
                 return Err(Fault::new(format!("{at}.values"), reason));
             }
-            if !takes_values && !values.is_empty() {
+            if matches!(operator, "Exists" | "DoesNotExist") && !values.is_empty() {
                 let reason = format!("operator {} takes no values", expression.operator);
                 return Err(Fault::new(format!("{at}.values"), reason));
             }
