@@ -4,7 +4,9 @@
 //! the proxy its matchers from the same compilation, under one revision. Knows nothing of where objects
 //! came from, of eBPF, or of any async runtime.
 
+pub mod cases;
 pub mod compiled;
+pub mod explain;
 pub mod identity;
 pub mod l7;
 pub mod model;
