@@ -96,8 +96,16 @@ impl Plumbing {
         } else {
             masquerade::remove().await?;
         }
-        let uplinks = self.default_devices().await?;
-        self.sysctls.enable_forwarding(uplinks.iter().map(|device| device.name.as_str()))
+        for device in self.default_devices().await? {
+            self.sysctls.prepare_uplink(&device.name)?;
+        }
+        self.sysctls.enable_forwarding()
+    }
+
+    /// Prepares a device that brings packets for pods from outside. [`set_up`](Self::set_up) does it for those
+    /// of the default routes.
+    pub fn prepare_uplink(&self, device: &Device) -> Result<(), NodeError> {
+        self.sysctls.prepare_uplink(&device.name)
     }
 
     /// Takes everything away, whatever of it is there, and gives the sysctls their old values.

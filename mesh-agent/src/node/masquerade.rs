@@ -73,7 +73,7 @@ pub(super) fn script(config: &NodeConfig) -> String {
     ct mark & {mask:#x} == {upstream:#x} meta mark set meta mark & {keep:#x} | {to_proxy:#x} return
     meta mark set meta mark & {keep:#x} | {translated:#x}
   }}
-  chain masquerade {{
+  chain to_world {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname \"lo\" return
     ip saddr @local4 ip daddr != @pods4 masquerade

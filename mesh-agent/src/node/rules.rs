@@ -4,12 +4,13 @@
 //!  97: iif lo goto 99                              the node's own packets need no decision
 //!  98: to|from POD_CIDR fwmark 0/0xf00 prohibit    what no program has decided goes nowhere
 //!  99: fwmark 0xa00/0xf00 lookup main              the proxy's upstream sockets
-//! 100: iif lo fwmark 0x200/0xf00 lookup main       the proxy's answers, and reverse path checks
+//! 100: iif lo fwmark 0x200/0xf00 lookup main       reverse path checks of rule 101's packets
 //! 101: fwmark 0x200/0xf00 lookup 2005              packets given to the proxy: local, whatever their address
 //! ```
 //! Rule 98 makes a missing program fail closed, on whatever device a packet comes. It goes by address and not
 //! by device, so that its cost does not grow with the pods. What is addressed to the node itself never meets
-//! it (table `local`, rule 0), nor do reverse path checks, which ask as `iif lo`.
+//! it (table `local`, rule 0). The reverse path checks of forwarded packets do, and pass by the packet's mark
+//! (`src_valid_mark`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

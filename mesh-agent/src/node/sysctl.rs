@@ -22,23 +22,24 @@ impl Sysctls {
         Self { state }
     }
 
-    /// Lets the node forward both families. `uplinks` keep learning their default route from router
-    /// advertisements, which Linux otherwise ends with forwarding (accept_ra=2,
-    /// Documentation/networking/ip-sysctl.rst).
-    pub(super) fn enable_forwarding<'a>(
-        &self,
-        uplinks: impl Iterator<Item = &'a str>,
-    ) -> Result<(), NodeError> {
-        // In this order: forwarding of IPv6 forgets the default routes of devices without accept_ra=2.
-        let mut wanted = Vec::new();
-        for uplink in uplinks {
-            let path = format!("ipv6/conf/{uplink}/{ACCEPT_RA}");
-            if read(&path)?.as_deref() == Some("1") {
-                wanted.push((path, "2"));
-            }
+    /// Lets the node forward both families. [`prepare_uplink`](Self::prepare_uplink) goes first.
+    pub(super) fn enable_forwarding(&self) -> Result<(), NodeError> {
+        self.set(&[("ipv4/ip_forward".into(), "1"), ("ipv6/conf/all/forwarding".into(), "1")])
+    }
+
+    /// Prepares a device toward the outside for a node that forwards.
+    pub(super) fn prepare_uplink(&self, device: &str) -> Result<(), NodeError> {
+        let mut wanted = vec![reverse_path_by_mark(device)];
+        let accept_ra = format!("ipv6/conf/{device}/{ACCEPT_RA}");
+        // Forwarding ends the learning of default routes from router advertisements, and forgets those
+        // learnt, unless this is 2 (Documentation/networking/ip-sysctl.rst).
+        if read(&accept_ra)?.as_deref() == Some("1") {
+            wanted.push((accept_ra, "2"));
         }
-        wanted.push(("ipv4/ip_forward".into(), "1"));
-        wanted.push(("ipv6/conf/all/forwarding".into(), "1"));
+        self.set(&wanted)
+    }
+
+    fn set(&self, wanted: &[(String, &str)]) -> Result<(), NodeError> {
         self.remember(wanted.iter().map(|(path, _)| path))?;
         wanted.iter().try_for_each(|(path, value)| write(path, value))
     }
@@ -81,6 +82,12 @@ impl Sysctls {
         let path = self.state.clone();
         move |source| NodeError::State { operation, path, source }
     }
+}
+
+/// The check of a forwarded packet's reverse path (rp_filter) looks up the answer's route as if it came in
+/// by the packet's way out: rule 98 would refuse that one, unless the lookup carries the packet's mark.
+pub(super) fn reverse_path_by_mark(device: &str) -> (String, &'static str) {
+    (format!("ipv4/conf/{device}/src_valid_mark"), "1")
 }
 
 /// Reads a sysctl below `net`; `None` if there is none (a kernel without IPv6).

@@ -34,6 +34,7 @@ impl Plumbing {
             (format!("ipv4/conf/{name}/accept_redirects"), "0"),
             // The program checks sources; this holds where it is missing.
             (format!("ipv4/conf/{name}/rp_filter"), "1"),
+            sysctl::reverse_path_by_mark(&name),
             // Written per device as well: `all` may have been set before this device was made.
             (format!("ipv4/conf/{name}/forwarding"), "1"),
             (format!("ipv6/conf/{name}/forwarding"), "1"),
