@@ -39,4 +39,10 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
         client: SocketAddr,
         original_destination: SocketAddr,
     ) -> io::Result<Option<ConnectionRecord>>;
+
+    /// Where `client` wanted to go. A transparent listener's connections have it as their own address; only
+    /// tests on plain listeners say otherwise.
+    fn original_destination(&self, _client: SocketAddr, local: SocketAddr) -> SocketAddr {
+        local
+    }
 }

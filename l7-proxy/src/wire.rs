@@ -26,7 +26,7 @@ pub struct ConfigUpdate {
     pub removed_endpoints: Vec<u32>,
     #[prost(message, repeated, tag = "5")]
     pub services: Vec<Service>,
-    /// `vip:port/proto` of services that are gone.
+    /// [`Service::key`] of services that are gone.
     #[prost(string, repeated, tag = "6")]
     pub removed_services: Vec<String>,
     #[prost(message, repeated, tag = "7")]
@@ -153,6 +153,13 @@ pub struct Service {
     pub backends: Vec<String>,
     #[prost(uint32, tag = "8")]
     pub affinity_seconds: u32,
+}
+
+impl Service {
+    /// The name that [`ConfigUpdate::removed_services`] uses: `10.96.0.1:80/6`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.vip, self.proto)
+    }
 }
 
 /// An entry of the ipcache.

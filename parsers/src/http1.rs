@@ -126,28 +126,6 @@ impl Framer {
         (at, None)
     }
 
-    /// The number of coming bytes that are body for sure and need no look: they may bypass `feed` when
-    /// [`skip`](Self::skip) is told.
-    pub fn opaque(&self) -> u64 {
-        match self.state {
-            State::Length(left) | State::Chunk(left) => left,
-            State::Raw => u64::MAX,
-            _ => 0,
-        }
-    }
-
-    /// `count` bytes of [`opaque`](Self::opaque) went by; more than that is cut to it.
-    pub fn skip(&mut self, count: usize) {
-        let count = count as u64;
-        match self.state {
-            State::Length(left) if count >= left => self.state = self.after_message(),
-            State::Length(left) => self.state = State::Length(left - count),
-            State::Chunk(left) if count >= left => self.state = State::ChunkEnd,
-            State::Chunk(left) => self.state = State::Chunk(left - count),
-            _ => {}
-        }
-    }
-
     /// Whether a head has begun and not ended.
     pub fn in_head(&self) -> bool {
         match self.state {

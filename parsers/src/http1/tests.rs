@@ -107,16 +107,3 @@ fn holds_after_a_switch() {
     framer.raw();
     assert_eq!(framer.feed(b"\0\n\xff"), (3, None));
 }
-
-#[test]
-fn opaque_bytes_can_bypass() {
-    let mut framer = Framer::default();
-    framer.feed(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nab");
-    assert_eq!(framer.opaque(), 8);
-    framer.skip(7);
-    assert_eq!(framer.opaque(), 1);
-    framer.skip(1);
-    assert_eq!(framer.opaque(), 0);
-    assert!(!framer.in_head());
-    assert_eq!(framer.feed(b"GET / HTTP/1.1\r\n\r\n"), (18, None));
-}

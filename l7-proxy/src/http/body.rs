@@ -1,0 +1,207 @@
+//! Bodies on their way through: frames as they come, one at a time, so that backpressure reaches the sender.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::HeaderMap;
+use http::header;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A client's request body as the upstream is sent it.
+#[derive(Debug)]
+pub struct RequestBody {
+    inner: Incoming,
+    /// Only for `Expect: 100-continue`.
+    gate: Option<Box<Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    gate: Arc<Gate>,
+    timeout: Pin<Box<Sleep>>,
+}
+
+impl RequestBody {
+    /// Passes at once.
+    pub fn new(inner: Incoming) -> Self {
+        Self { inner, gate: None }
+    }
+
+    /// Passes when `gate` opens, or after `limit`: a client may have to be told to continue although the
+    /// upstream does not know that it should (RFC 9110 section 10.1.1).
+    pub fn gated(inner: Incoming, gate: Arc<Gate>, limit: Duration) -> Self {
+        let timeout = Box::pin(tokio::time::sleep(limit));
+        Self { inner, gate: Some(Box::new(Waiting { gate, timeout })) }
+    }
+}
+
+const SHUT: u8 = 0;
+const OPEN: u8 = 1;
+const CANCELLED: u8 = 2;
+
+/// Holds a request body back until the upstream has said `100 Continue`. The client is then told the same
+/// by the engine, when the body is first asked for.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Gate {
+    /// The upstream wants the body.
+    pub fn open(&self) {
+        self.decide(OPEN);
+    }
+
+    /// The upstream answered without it: it is never sent.
+    pub fn cancel(&self) {
+        self.decide(CANCELLED);
+    }
+
+    fn decide(&self, state: u8) {
+        // The first decision stands.
+        let _ = self.state.compare_exchange(SHUT, state, Relaxed, Relaxed);
+        self.waker.wake();
+    }
+}
+
+/// The upstream answered a request that expected `100 Continue` with a final status.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the upstream did not want the body")]
+struct NotWanted;
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotWanted>> {
+        self.gate.waker.register(cx.waker());
+        match self.gate.state.load(Relaxed) {
+            OPEN => Poll::Ready(Ok(())),
+            CANCELLED => Poll::Ready(Err(NotWanted)),
+            _ => self.timeout.as_mut().poll(cx).map(|()| {
+                self.gate.open();
+                Ok(())
+            }),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(waiting) = &mut self.gate {
+            match std::task::ready!(waiting.poll(cx)) {
+                Ok(()) => self.gate = None,
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            let mut frame = frame?;
+            if let Some(trailers) = frame.trailers_mut() {
+                strip_trailers(trailers);
+            }
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Fields that have no meaning in a trailer, and would have one for a server that merges trailers into its
+/// headers (RFC 9110 section 6.5.1). HTTP/1 requests with them are refused before they come here.
+fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::HOST,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+        header::AUTHORIZATION,
+        header::COOKIE,
+    ] {
+        trailers.remove(name);
+    }
+}
+
+/// Something in flight to a backend; ends when dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicU32>);
+
+impl InFlight {
+    /// Counts one more in `active`.
+    pub fn new(active: Arc<AtomicU32>) -> Self {
+        active.fetch_add(1, Relaxed);
+        Self(active)
+    }
+
+    /// Counts the same backend once more.
+    pub fn again(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What the client is answered with.
+#[derive(Debug)]
+pub enum ReplyBody {
+    /// Our own few words.
+    Text(Option<Bytes>),
+    /// The upstream's, and the count that it keeps up while it runs.
+    Upstream(Incoming, Option<InFlight>),
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Upstream(body, _) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Upstream(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Self::Upstream(body, _) => body.size_hint(),
+        }
+    }
+}

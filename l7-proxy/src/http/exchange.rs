@@ -1,0 +1,247 @@
+//! One request from its head to the head of its response: canonicalise, choose, decide, forward, record.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Instant;
+
+use abi::{Direction, DropReason};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use parsers::head::{self, HeadError, Wishes};
+
+use super::body::ReplyBody;
+use super::forward::{self, ForwardError};
+use super::{reply, upgrade};
+use crate::connection::{Choice, Conn};
+use crate::decide::Denial;
+use crate::flows::FlowFields;
+use crate::metrics::Fate;
+
+/// What is remembered of a request for its record.
+struct Seen {
+    started: Instant,
+    version: Version,
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    is_grpc: bool,
+}
+
+/// How a request ended.
+struct Verdict<'a> {
+    fate: Fate,
+    reason: Option<DropReason>,
+    rule: u32,
+    direction: Option<Direction>,
+    detail: &'a str,
+}
+
+/// Serves one request. Never fails: what goes wrong becomes an answer.
+pub async fn handle(
+    conn: Rc<Conn>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Infallible> {
+    let started = Instant::now();
+    // The guard holds back what follows a request that asks for another protocol.
+    let is_held = request.version() == Version::HTTP_11
+        && (request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT);
+    let on_upgrade = is_held.then(|| hyper::upgrade::on(&mut request));
+    let (mut head, body) = request.into_parts();
+    let version = head.version;
+    let response = match head::canonicalise(&mut head, conn.destination) {
+        Ok(wishes) => {
+            let seen = Seen::new(started, version, &head);
+            judged(&conn, seen, (head, body), wishes, on_upgrade).await
+        }
+        Err(error) => refuse(&conn, &Seen::new(started, version, &head), error),
+    };
+    if is_held && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        conn.control.resume();
+    }
+    Ok(response)
+}
+
+/// A request whose head is canonical.
+async fn judged(
+    conn: &Rc<Conn>,
+    seen: Seen,
+    (mut head, body): (Parts, Incoming),
+    wishes: Wishes,
+    on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<ReplyBody> {
+    let choice = match conn.choose() {
+        Ok(choice) => choice,
+        Err(denial) => return unserved(conn, &seen, &denial),
+    };
+    let rule = match decide(conn, &choice, &mut head) {
+        Ok(rule) => rule,
+        Err(denial) => return deny(conn, &seen, &choice, &denial),
+    };
+    let outcome = match (wishes.upgrade, on_upgrade) {
+        (Some(protocol), Some(on_upgrade)) => {
+            upgrade::forward(conn, &choice, (head, body), protocol, on_upgrade).await
+        }
+        _ => forward::forward(conn, &choice, head, body, wishes.expect_continue).await,
+    };
+    match outcome {
+        Ok(response) => {
+            let verdict = Verdict { fate: Fate::Forwarded, reason: None, rule, direction: None, detail: "" };
+            seen.record(conn, Some(&choice), response.status(), &verdict);
+            answer(response, choice)
+        }
+        Err(error) => fail(conn, &seen, &choice, rule, &error),
+    }
+}
+
+/// Asks policy about a request with a canonical head.
+fn decide(conn: &Conn, choice: &Choice, head: &mut Parts) -> Result<u32, Denial> {
+    // Header changes must not move the host under its own verdict: it is read before they are made.
+    let host = match head.uri.authority() {
+        Some(_) => None,
+        None => head.headers.get(header::HOST).cloned(),
+    };
+    let host = match (&host, head.uri.authority()) {
+        (Some(value), _) => value.to_str().unwrap_or_default(),
+        (None, Some(authority)) => authority.as_str(),
+        (None, None) => "",
+    };
+    let path = head::path(&head.uri);
+    choice.judged.request(&conn.record, head.method.as_str(), path, host, &mut head.headers)
+}
+
+/// The upstream's answer without what was meant for this hop only.
+fn answer(mut response: Response<ReplyBody>, choice: Choice) -> Response<ReplyBody> {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        strip_response(response.headers_mut());
+    }
+    if let ReplyBody::Upstream(_, in_flight) = response.body_mut() {
+        *in_flight = choice.in_flight;
+    }
+    response
+}
+
+fn strip_response(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        // A bad option of a response only makes it keep a field more.
+        let _ = head::strip_hop_by_hop(headers, Version::HTTP_2);
+        headers.remove(header::CONNECTION);
+    }
+    // The engine frames the response anew.
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::UPGRADE);
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+/// The head is not one that may be judged.
+fn refuse(conn: &Conn, seen: &Seen, error: HeadError) -> Response<ReplyBody> {
+    let status = error.status();
+    let detail = error.to_string();
+    seen.failed(conn, None, status, DropReason::ProtocolError, &detail);
+    let words = match status {
+        StatusCode::METHOD_NOT_ALLOWED => "Method not allowed\r\n",
+        StatusCode::EXPECTATION_FAILED => "Expectation failed\r\n",
+        _ => "Bad request\r\n",
+    };
+    reply::last_text(status, words, seen.version)
+}
+
+/// No backend to decide about.
+fn unserved(conn: &Conn, seen: &Seen, denial: &Denial) -> Response<ReplyBody> {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    seen.failed(conn, None, status, denial.reason, &denial.why);
+    reply::text(status, "No backend\r\n", seen.is_grpc)
+}
+
+fn deny(conn: &Conn, seen: &Seen, choice: &Choice, denial: &Denial) -> Response<ReplyBody> {
+    let verdict = Verdict {
+        fate: Fate::Denied,
+        reason: Some(denial.reason),
+        rule: denial.rule,
+        direction: Some(denial.direction),
+        detail: &denial.why,
+    };
+    seen.record(conn, Some(choice), StatusCode::FORBIDDEN, &verdict);
+    reply::text(StatusCode::FORBIDDEN, reply::ACCESS_DENIED, seen.is_grpc)
+}
+
+/// Policy allowed it, but there is no answer.
+fn fail(conn: &Conn, seen: &Seen, choice: &Choice, rule: u32, error: &ForwardError) -> Response<ReplyBody> {
+    // The client broke its own request; the upstream is not to blame.
+    if let Some(violation) = conn.control.violation() {
+        let detail = violation.to_string();
+        let status = StatusCode::BAD_REQUEST;
+        seen.failed(conn, Some(choice), status, DropReason::ProtocolError, &detail);
+        return reply::last_text(status, "Bad request\r\n", seen.version);
+    }
+    let status = error.status();
+    let detail = error.to_string();
+    let verdict =
+        Verdict { fate: Fate::Failed, reason: Some(error.reason()), rule, direction: None, detail: &detail };
+    seen.record(conn, Some(choice), status, &verdict);
+    reply::text(status, "Upstream failed\r\n", seen.is_grpc)
+}
+
+impl Seen {
+    fn new(started: Instant, version: Version, head: &Parts) -> Self {
+        Self {
+            started,
+            version,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            host: head.headers.get(header::HOST).cloned(),
+            is_grpc: reply::is_grpc(version, &head.headers),
+        }
+    }
+
+    fn host(&self) -> &str {
+        match (self.uri.authority(), &self.host) {
+            (Some(authority), _) => authority.as_str(),
+            (None, Some(host)) => host.to_str().unwrap_or_default(),
+            (None, None) => "",
+        }
+    }
+
+    fn failed(
+        &self,
+        conn: &Conn,
+        choice: Option<&Choice>,
+        status: StatusCode,
+        reason: DropReason,
+        detail: &str,
+    ) {
+        let reason = Some(reason);
+        let verdict = Verdict { fate: Fate::Failed, reason, rule: 0, direction: None, detail };
+        self.record(conn, choice, status, &verdict);
+    }
+
+    fn record(&self, conn: &Conn, choice: Option<&Choice>, status: StatusCode, verdict: &Verdict<'_>) {
+        let stats = &conn.worker.stats;
+        stats.request(verdict.fate, &self.method, status);
+        if let Some(reason) = verdict.reason {
+            stats.dropped(reason);
+        }
+        conn.flow(&FlowFields {
+            backend: choice.map_or("", |choice| choice.judged.text.as_str()),
+            target: choice.map(|c| (c.judged.peer.identity, c.judged.peer.endpoint)),
+            reason: verdict.reason,
+            detail: verdict.detail,
+            rule: verdict.rule,
+            direction: verdict.direction,
+            protocol: match self.version {
+                Version::HTTP_2 if self.is_grpc => "gRPC",
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            method: self.method.as_str(),
+            path: head::path(&self.uri),
+            host: self.host(),
+            status: status.as_u16(),
+            latency: self.started.elapsed(),
+            revision: choice.map_or(0, |choice| choice.revision),
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! The listeners: one SO_REUSEPORT group of all workers for each slot of the kernel's map.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use abi::ListenerSlot;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::settings::{Bind, Settings};
+
+/// Connections that the kernel may keep for a worker that is busy.
+const BACKLOG: i32 = 4096;
+
+/// A listening socket and the slot that it belongs to.
+#[derive(Debug)]
+pub struct Listener {
+    pub slot: ListenerSlot,
+    pub socket: std::net::TcpListener,
+}
+
+/// Why there are no listeners.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// The listeners of each worker. A family that the machine does not have is left out.
+pub fn listen(settings: &Settings) -> Result<Vec<Vec<Listener>>, ListenError> {
+    let mut workers: Vec<Vec<Listener>> = (0..settings.workers).map(|_| Vec::new()).collect();
+    for slot in ListenerSlot::ALL {
+        let mut address = wanted(settings, slot);
+        if !family_exists(address) {
+            tracing::warn!(?slot, "no such address family on this machine");
+            continue;
+        }
+        // Another proxy is still draining on this port: joining its group would give it connections that
+        // are ours. The kernel programs do not care for the number.
+        if address.port() != 0 && open(address, settings.bind, false).is_err() {
+            address.set_port(0);
+        }
+        for listeners in &mut workers {
+            let failed = |source| ListenError { address, source };
+            let socket = open(address, settings.bind, true).map_err(failed)?;
+            let local = socket.local_addr().map_err(failed)?;
+            address.set_port(local.port());
+            listeners.push(Listener { slot, socket });
+        }
+    }
+    Ok(workers)
+}
+
+fn wanted(settings: &Settings, slot: ListenerSlot) -> SocketAddr {
+    let port = match slot {
+        ListenerSlot::EgressV4 | ListenerSlot::EgressV6 => settings.egress_port,
+        ListenerSlot::IngressV4 | ListenerSlot::IngressV6 => settings.ingress_port,
+    };
+    let is_v4 = matches!(slot, ListenerSlot::EgressV4 | ListenerSlot::IngressV4);
+    let ip: IpAddr = match (settings.bind, is_v4) {
+        (Bind::Transparent, true) => Ipv4Addr::UNSPECIFIED.into(),
+        (Bind::Transparent, false) => Ipv6Addr::UNSPECIFIED.into(),
+        (Bind::Loopback, true) => Ipv4Addr::LOCALHOST.into(),
+        (Bind::Loopback, false) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, port)
+}
+
+fn family_exists(address: SocketAddr) -> bool {
+    let any = SocketAddr::new(address.ip(), 0);
+    Socket::new(Domain::for_address(any), Type::STREAM, None)
+        .and_then(|socket| socket.bind(&any.into()))
+        .is_ok()
+}
+
+/// `shared`: in a SO_REUSEPORT group and listening; otherwise only bound, to see whether anyone has it.
+fn open(address: SocketAddr, bind: Bind, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if bind == Bind::Transparent {
+        // Accepted connections have the original destination as their own address.
+        socket.set_ip_transparent_v4(true)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    if shared {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket.into())
+}
