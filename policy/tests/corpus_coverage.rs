@@ -19,6 +19,7 @@ const REQUIRED: &[&str] = &[
     "kind NetworkPolicy",
     "several policies",
     "config allowLocalhost",
+    "config enforcement",
     "config ipv6",
     "specs",
     "rule description",

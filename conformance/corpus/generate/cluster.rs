@@ -75,6 +75,7 @@ pub(crate) struct Cluster {
     pub(crate) theme: Theme,
     pub(crate) ipv6: bool,
     pub(crate) localhost_by_policy: bool,
+    pub(crate) enforcement: Option<&'static str>,
     pub(crate) namespaces: BTreeMap<&'static str, BTreeMap<&'static str, &'static str>>,
     pub(crate) endpoints: Vec<Endpoint>,
     /// Name, whether it is the local one, address.
@@ -100,7 +101,9 @@ impl Cluster {
         let count = rng.between(3, 6);
         let endpoints = (0..count).map(|n| endpoint(rng, n, &names, ipv6)).collect();
         let (nodes, apiserver) = nodes(rng, ipv6);
-        Self { theme, ipv6, localhost_by_policy: rng.chance(30), namespaces, endpoints, nodes, apiserver }
+        let localhost_by_policy = rng.chance(30);
+        let enforcement = rng.chance(6).then(|| *rng.pick(&["always", "always", "never"]));
+        Self { theme, ipv6, localhost_by_policy, enforcement, namespaces, endpoints, nodes, apiserver }
     }
 
     /// Writes everything but policies and queries into a case.
@@ -108,6 +111,9 @@ impl Cluster {
         let mut config = Map::new();
         if self.localhost_by_policy {
             config.insert("allowLocalhost".into(), json!("policy"));
+        }
+        if let Some(enforcement) = self.enforcement {
+            config.insert("enforcement".into(), json!(enforcement));
         }
         if self.ipv6 {
             config.insert("ipv6".into(), json!(true));
@@ -180,7 +186,8 @@ fn nodes(rng: &mut Rng, ipv6: bool) -> (Nodes, Option<&'static str>) {
             nodes[1].2.push("fd00:18::3");
         }
     }
-    let apiserver = (!nodes.is_empty() && rng.chance(60))
-        .then(|| if rng.chance(25) { "172.18.0.2" } else { "172.18.0.3" });
+    // On the local node, on another one, or on a machine outside the cluster.
+    const SERVERS: [&str; 4] = ["172.18.0.2", "172.18.0.3", "172.18.0.3", "198.51.100.5"];
+    let apiserver = (!nodes.is_empty() && rng.chance(60)).then(|| *rng.pick(&SERVERS));
     (nodes, apiserver)
 }

@@ -32,9 +32,9 @@ pub(crate) fn of_rule(
 ) -> Option<(&'static str, Value)> {
     let name = |ingress, egress_name| if egress { egress_name } else { ingress };
     match rng.below(100) {
-        0..=11 => None,
-        12..=51 => Some((name("fromEndpoints", "toEndpoints"), endpoints(rng, cluster, place, near))),
-        52..=70 => Some((name("fromEntities", "toEntities"), entities(rng, cluster, near))),
+        0..=13 => None,
+        14..=52 => Some((name("fromEndpoints", "toEndpoints"), endpoints(rng, cluster, place, near))),
+        53..=70 => Some((name("fromEntities", "toEntities"), entities(rng, cluster, near))),
         71..=85 => {
             let blocks = blocks(rng, cluster, Form::Plain, near);
             Some((name("fromCIDR", "toCIDR"), blocks))
@@ -71,6 +71,9 @@ fn endpoints(rng: &mut Rng, cluster: &Cluster, place: Place<'_>, near: &mut Vec<
 }
 
 fn entities(rng: &mut Rng, cluster: &Cluster, near: &mut Vec<String>) -> Value {
+    if rng.chance(3) {
+        return json!([]);
+    }
     let list = rng.some(&ENTITIES, 2);
     for entity in &list {
         match *entity {
@@ -94,6 +97,6 @@ fn entities(rng: &mut Rng, cluster: &Cluster, near: &mut Vec<String>) -> Value {
 }
 
 fn blocks(rng: &mut Rng, cluster: &Cluster, form: Form, near: &mut Vec<String>) -> Value {
-    let count = if rng.chance(30) { 2 } else { 1 };
+    let count = *rng.pick(&[0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
     (0..count).map(|_| address::block(rng, cluster, form, near)).collect()
 }

@@ -38,11 +38,28 @@ pub(crate) struct Ports {
 
 /// `toPorts` or `icmps` of a CNP rule. Layer 7 only if `http`.
 pub(crate) fn of_rule(rng: &mut Rng, cluster: &Cluster, http: bool) -> Ports {
+    let zero = cluster.theme == Theme::IcmpTypeZero;
     match rng.below(100) {
+        _ if zero && rng.chance(70) => icmps(rng, cluster),
         0..=22 => Ports::default(),
-        23..=35 => icmps(rng, cluster),
+        23..=25 => empty(rng),
+        26..=38 => icmps(rng, cluster),
         _ => to_ports(rng, cluster, http),
     }
+}
+
+/// Lists without elements, and elements without ports: the former restrict nothing, the latter select
+/// nothing.
+fn empty(rng: &mut Rng) -> Ports {
+    let field = match rng.below(6) {
+        0 => ("toPorts", json!([])),
+        1 => ("toPorts", json!([{}])),
+        2 => ("toPorts", json!([{"ports": []}])),
+        3 => ("icmps", json!([])),
+        4 => ("icmps", json!([{}])),
+        _ => ("icmps", json!([{"fields": []}])),
+    };
+    Ports { field: Some(field), ..Ports::default() }
 }
 
 fn to_ports(rng: &mut Rng, cluster: &Cluster, http: bool) -> Ports {
@@ -50,7 +67,7 @@ fn to_ports(rng: &mut Rng, cluster: &Cluster, http: bool) -> Ports {
     let elements = if rng.chance(20) { 2 } else { 1 };
     let mut list = Vec::new();
     for _ in 0..elements {
-        let l7 = http && rng.chance(70);
+        let l7 = http && rng.chance(75);
         let count = rng.between(1, 3);
         let ports: Vec<Value> = (0..count).map(|_| port(rng, cluster, l7, &mut out.near)).collect();
         let mut element = Map::from_iter([("ports".to_string(), Value::Array(ports))]);
@@ -130,7 +147,7 @@ fn icmps(rng: &mut Rng, cluster: &Cluster) -> Ports {
     let mut fields: Vec<Value> = (0..count).map(|_| icmp_field(rng, cluster, &mut near)).collect();
     if cluster.theme == Theme::IcmpTypeZero {
         fields.push(if rng.chance(50) { json!({"type": 0}) } else { json!({"type": "EchoReply"}) });
-        near.extend([("ICMP", 0), ("ICMP", 8), ("ICMP", 3)]);
+        near.extend([("ICMP", 0), ("ICMP", 8), ("ICMP", 3), ("ICMP", 14)]);
     }
     let field = Some(("icmps", json!([{ "fields": fields }])));
     Ports { field, near, requests: Vec::new() }
