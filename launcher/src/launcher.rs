@@ -33,7 +33,7 @@ pub enum StartError {
     Leftovers(String),
 }
 
-/// Runs pods. Dropped without [`Launcher::shutdown`] it kills their processes and leaves the rest to the
+/// Runs pods. End it with [`Launcher::shutdown`]: what a program that just stops leaves is removed by the
 /// next launcher of the instance.
 #[derive(Debug)]
 pub struct Launcher {
@@ -121,7 +121,7 @@ impl Launcher {
     }
 
     /// Ends all pods, each within its grace period, and returns when nothing of them is left.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(&mut self) {
         self.apply(std::iter::empty());
         for (_, mut supervised) in std::mem::take(&mut self.pods) {
             supervised.idle.wait_for(|idle| *idle).await.ok();
