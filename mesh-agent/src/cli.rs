@@ -32,7 +32,11 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     // One line for each subcommand: `Name(module::Args)`, in the order of the help.
+    Exec(crate::exec::Args),
     Cni(crate::cni::Args),
+    Dns(crate::dns::Args),
+    #[command(hide = true)]
+    PodExec(launcher::exec::PodExec),
     /// Print the version of the program and of the layout that it shares with the kernel programs.
     Version,
 }
@@ -53,7 +57,10 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     // One line for each subcommand: `Command::Name(args) => args.run(&cli.global)`.
     match cli.command {
+        Command::Exec(args) => args.run(&cli.global),
         Command::Cni(args) => args.run(&cli.global),
+        Command::Dns(args) => args.run(&cli.global),
+        Command::PodExec(args) => crate::exec::become_command(&args),
         Command::Version => {
             println!("heddle {} (kernel layout v{})", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION);
             Ok(ExitCode::SUCCESS)

@@ -8,9 +8,8 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod cni;
-pub mod dns {
-    pub mod state;
-}
+pub mod dns;
+pub mod exec;
 pub mod flows;
 pub mod layout;
 pub mod node;
