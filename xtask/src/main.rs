@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask <command>`. Each installs what it needs and says what it does.
 
 mod bench;
+mod bpf;
 mod demo;
 mod host;
 mod test;
@@ -21,6 +22,7 @@ enum Command {
     Demo(demo::Demo),
     Test(test::Test),
     Bench(bench::Bench),
+    Bpf(bpf::Bpf),
 }
 
 fn main() -> Result<()> {
@@ -28,5 +30,6 @@ fn main() -> Result<()> {
         Command::Demo(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Bpf(command) => command.run(),
     }
 }

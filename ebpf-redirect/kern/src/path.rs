@@ -1,0 +1,266 @@
+//! The way of a parsed packet at the hooks where packets come in (`from_pod`, `from_netdev`): the
+//! connection map first, then policy, then the proxy or the direct way.
+
+use abi::{
+    Config, ConnEntry, DropReason, EventKind, PORT_RESERVED, Verdict, conn_flags, ipcache_flags, mark, proto,
+};
+use aya_ebpf::bindings::__sk_buff;
+
+use crate::{
+    conn,
+    decide::{self, Opener},
+    event,
+    flow::{Current, Hook, Part, tcp},
+    icmp, skb,
+    steer::{self, Found},
+};
+
+/// Flags of a connection that has got further than its first packet.
+const PROGRESS: u32 =
+    conn_flags::REPLIED | conn_flags::FIN_FORWARD | conn_flags::FIN_REVERSE | conn_flags::RST;
+
+/// Decides the packet in hand, marks it and, if it is the proxy's, gives it to a socket.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(always)]
+pub fn decide(skb: *mut __sk_buff, mut flow: Current, config: &Config) -> Result<(), DropReason> {
+    if flow.is_icmp() && !flow.is_echo() && !flow.is_echo_reply() {
+        return icmp::decide(skb, flow);
+    }
+    let syn = flow.is_syn();
+    if flow.key.proto == proto::TCP && !syn && is_reserved(flow.key.dport) && reply_to_proxy(skb, flow)? {
+        return Ok(());
+    }
+    if !syn
+        && !flow.is_echo_reply()
+        && let Some(entry) = conn::find(&flow.key, flow.now_ns)
+    {
+        return known(skb, flow, entry, config, Opener::Sender);
+    }
+    flow.reverse();
+    if !syn
+        && !flow.is_echo()
+        && let Some(entry) = conn::find(&flow.other, flow.now_ns)
+    {
+        return known(skb, flow, entry, config, Opener::Receiver);
+    }
+    if flow.key.proto == proto::TCP && !syn && flow.part == Part::Whole {
+        if is_reserved(flow.key.dport) {
+            // A reply to a socket that the proxy no longer has: its stack answers RST.
+            return steer::to_listener(skb, flow, steer::slot_of_reply(flow));
+        }
+        if flow.dst.flags & ipcache_flags::LOCAL_NODE != 0 && steer::is_upstream_of_node(skb) {
+            skb::set_mark(skb, mark::DIRECT);
+            return Ok(());
+        }
+    }
+    unknown(skb, flow, config, syn)
+}
+
+/// Whether a port (network order) is one that only the proxy may use.
+#[inline(always)]
+pub fn is_reserved(port: u16) -> bool {
+    let port = u16::from_be(port);
+    port >= PORT_RESERVED.0 && port <= PORT_RESERVED.1
+}
+
+/// Hands a reply to the proxy's upstream socket; `false` if there is none.
+#[inline(always)]
+fn reply_to_proxy(skb: *mut __sk_buff, flow: Current) -> Result<bool, DropReason> {
+    if flow.part != Part::Whole {
+        return Ok(false);
+    }
+    let found = steer::to_socket(skb);
+    if found > Found::Closing as u32 {
+        return Err(DropReason::SocketAssign);
+    }
+    Ok(found != Found::Nothing as u32)
+}
+
+/// A packet of a connection in the map.
+#[inline(always)]
+fn known(
+    skb: *mut __sk_buff,
+    flow: Current,
+    entry: &mut ConnEntry,
+    config: &Config,
+    opener: Opener,
+) -> Result<(), DropReason> {
+    if entry.revision != config.revision && revalidate(flow, entry, config.revision, opener)? {
+        return to_listener_as_stray(skb, flow);
+    }
+    if entry.flags & conn_flags::REDIRECTED == 0 {
+        conn::refresh(flow, entry, opener);
+        skb::set_mark(skb, mark::DIRECT);
+        return Ok(());
+    }
+    if flow.part != Part::Whole {
+        return Err(DropReason::FragmentRedirect);
+    }
+    if opener as u8 == Opener::Receiver as u8 {
+        // The other end never meets the proxy on this tuple: what it sends is left over from before.
+        return to_listener_as_stray(skb, flow);
+    }
+    match steer::to_socket(skb) {
+        found if found == Found::Nothing as u32 => {
+            steer::to_listener(skb, flow, steer::slot(entry.flags & conn_flags::INGRESS != 0, flow.kind))
+        }
+        found if found == Found::Open as u32 => {
+            redirected(flow, entry, 0);
+            Ok(())
+        }
+        found if found == Found::Closing as u32 => {
+            redirected(flow, entry, conn_flags::FIN_REVERSE);
+            Ok(())
+        }
+        _ => Err(DropReason::SocketAssign),
+    }
+}
+
+/// Refreshes a connection that the proxy answers: its replies leave by a socket, not through here, so
+/// what the other side has done is read off the socket's state.
+#[inline(always)]
+fn redirected(flow: Current, entry: &mut ConnEntry, seen: u32) {
+    let mut flags = entry.flags | conn_flags::REPLIED | seen;
+    if flow.tcp_flags & tcp::FIN != 0 {
+        flags |= conn_flags::FIN_FORWARD;
+    }
+    if flow.tcp_flags & tcp::RST != 0 {
+        flags |= conn_flags::RST;
+    }
+    conn::renew(flow, entry, flags);
+}
+
+#[inline(always)]
+fn to_listener_as_stray(skb: *mut __sk_buff, flow: Current) -> Result<(), DropReason> {
+    if flow.part != Part::Whole {
+        return Err(DropReason::FragmentRedirect);
+    }
+    steer::to_listener(skb, flow, steer::slot_of_client(flow))
+}
+
+/// Decides a live connection anew under `revision`. `true`: it must not go on as it did, and its packet
+/// shall get a RST from the listener.
+///
+/// # Errors
+/// The reason why it ends.
+#[inline(always)]
+pub fn revalidate(
+    mut flow: Current,
+    entry: &mut ConnEntry,
+    revision: u32,
+    opener: Opener,
+) -> Result<bool, DropReason> {
+    if entry.flags & conn_flags::VIP != 0 {
+        // The proxy decides for each backend that it chooses.
+        entry.revision = revision;
+        return Ok(false);
+    }
+    decide::decide(flow, opener);
+    let key = if opener as u8 == Opener::Sender as u8 { &flow.key } else { &flow.other };
+    match flow.verdict {
+        Verdict::Drop(reason) => {
+            conn::close(key);
+            flow.drop_kind = EventKind::Revoked;
+            return Err(reason);
+        }
+        Verdict::Redirect { lenient: false } if entry.flags & conn_flags::REDIRECTED == 0 => {
+            conn::close(key);
+            flow.drop_kind = EventKind::Revoked;
+            if entry.flags & conn_flags::FROM_NODE != 0 || flow.hook as u8 == Hook::ToPod as u8 {
+                return Err(DropReason::StrictRedirect);
+            }
+            event::emit(flow, EventKind::Revoked, DropReason::StrictRedirect as u8);
+            return Ok(true);
+        }
+        // A redirected connection stays with the proxy though its rule is gone; a direct one may stay
+        // direct under a lenient redirect.
+        Verdict::Redirect { .. } | Verdict::Allow => {}
+    }
+    entry.rule = flow.rule;
+    entry.revision = revision;
+    Ok(false)
+}
+
+/// A packet of no live connection: a new one, or one that a lost map has forgotten.
+#[inline(always)]
+fn unknown(skb: *mut __sk_buff, flow: Current, config: &Config, syn: bool) -> Result<(), DropReason> {
+    decide::decide(flow, Opener::Sender);
+    match flow.verdict {
+        Verdict::Drop(reason) => Err(reason),
+        Verdict::Allow => {
+            if syn && is_reserved(flow.key.sport) && steer::collides(skb) {
+                return Err(DropReason::PortCollision);
+            }
+            open_direct(flow, config.revision, 0)?;
+            skb::set_mark(skb, mark::DIRECT);
+            Ok(())
+        }
+        Verdict::Redirect { .. } => {
+            if flow.part != Part::Whole {
+                return Err(DropReason::FragmentRedirect);
+            }
+            open_redirected(skb, flow, config.revision, syn)
+        }
+    }
+}
+
+/// Enters a direct connection, with `flags` of its own.
+#[inline(always)]
+pub fn open_direct(flow: Current, revision: u32, flags: u32) -> Result<(), DropReason> {
+    // What ends or never was a connection needs no entry: a RST, a reply to an unknown ping.
+    if flow.tcp_flags & tcp::RST != 0 || flow.is_echo_reply() {
+        return Ok(());
+    }
+    let again = is_retransmission(flow, revision);
+    conn::open(flow, revision, flags)?;
+    if !again {
+        event::count(abi::Counter::NewDirect);
+        event::emit(flow, EventKind::New, 0);
+    }
+    Ok(())
+}
+
+/// Whether this SYN was already let through: it opens its connection again, without another event.
+#[inline(always)]
+fn is_retransmission(flow: Current, revision: u32) -> bool {
+    match conn::find(&flow.key, flow.now_ns) {
+        Some(entry) => entry.revision == revision && entry.flags & PROGRESS == 0,
+        None => false,
+    }
+}
+
+/// Gives a new connection to the proxy, and enters it: the proxy trusts nothing else.
+#[inline(always)]
+fn open_redirected(skb: *mut __sk_buff, flow: Current, revision: u32, syn: bool) -> Result<(), DropReason> {
+    let mut flags = conn_flags::REDIRECTED;
+    if flow.vip {
+        flags |= conn_flags::VIP;
+    }
+    if flow.hook as u8 == Hook::FromNetdev as u8 {
+        flags |= conn_flags::INGRESS;
+    }
+    match steer::to_socket(skb) {
+        found if found == Found::Nothing as u32 => {
+            steer::to_listener(skb, flow, steer::slot_of_client(flow))?;
+            // A stray gets its RST and leaves no trace.
+            if !syn {
+                return Ok(());
+            }
+        }
+        found if found <= Found::Closing as u32 => {
+            if !syn {
+                flags |= conn_flags::REPLIED;
+            }
+        }
+        _ => return Err(DropReason::SocketAssign),
+    }
+    let again = is_retransmission(flow, revision);
+    conn::open(flow, revision, flags)?;
+    if !again {
+        event::count(abi::Counter::NewRedirected);
+        event::emit(flow, EventKind::Redirect, 0);
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The socket buffer behind a tc program: its context fields, its bytes, its mark.
+//!
+//! Context fields are read and written volatile: LLVM otherwise merges neighbouring accesses into wider
+//! ones or into a computed offset, and the verifier refuses both.
+
+use core::{mem::MaybeUninit, ptr};
+
+use abi::{DropReason, mark};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated as helpers};
+
+/// `TCX_NEXT`: the next program decides, or the packet goes on. The same as `TC_ACT_UNSPEC` of clsact.
+pub const NEXT: i32 = -1;
+/// `TCX_DROP`, `TC_ACT_SHOT`.
+pub const SHOT: i32 = 2;
+
+/// Where a packet's network header starts: pods' veths and nodes' devices carry Ethernet.
+pub const ETHERNET_BYTES: u32 = 14;
+
+/// Index of the device that the program runs on.
+#[inline(always)]
+pub fn ifindex(skb: *mut __sk_buff) -> u32 {
+    unsafe { ptr::read_volatile(&raw const (*skb).ifindex) }
+}
+
+/// EtherType in network order, after a VLAN tag that the kernel has already taken off.
+#[inline(always)]
+pub fn protocol(skb: *mut __sk_buff) -> u32 {
+    unsafe { ptr::read_volatile(&raw const (*skb).protocol) }
+}
+
+/// Whether the kernel took a VLAN tag off this frame.
+#[inline(always)]
+pub fn has_vlan_tag(skb: *mut __sk_buff) -> bool {
+    unsafe { ptr::read_volatile(&raw const (*skb).vlan_present) != 0 }
+}
+
+/// Our bits of the mark.
+#[inline(always)]
+pub fn mark_of(skb: *mut __sk_buff) -> u32 {
+    unsafe { ptr::read_volatile(&raw const (*skb).mark) & mark::MASK }
+}
+
+/// Sets our bits of the mark.
+#[inline(always)]
+pub fn set_mark(skb: *mut __sk_buff, bits: u32) {
+    unsafe {
+        let others = ptr::read_volatile(&raw const (*skb).mark) & !mark::MASK;
+        ptr::write_volatile(&raw mut (*skb).mark, others | bits);
+    }
+}
+
+/// Copies a `T` from `offset` of the frame, also out of paged data.
+#[inline(always)]
+pub fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let size = size_of::<T>() as u32;
+    let failed = unsafe { helpers::bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size) };
+    if failed != 0 {
+        return Err(DropReason::InvalidPacket);
+    }
+    Ok(unsafe { value.assume_init() })
+}
