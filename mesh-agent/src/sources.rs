@@ -1,0 +1,120 @@
+//! Where the [`Snapshot`] comes from: manifests in a folder, and the pods that are attached to this node.
+//!
+//! A file becomes objects ([`file`], [`decode`]), of several versions of an object one is in force
+//! ([`store`]), and the objects become the snapshot ([`assemble`]). Only [`directory`] and [`thread`] know
+//! that there are files: another source feeds the same store.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use k8s_openapi::api::core::v1::Pod;
+use policy::Snapshot;
+use tokio::sync::watch;
+
+pub mod assemble;
+pub mod cluster_ips;
+pub mod decode;
+pub mod directory;
+pub mod endpoints;
+pub mod file;
+mod label_index;
+pub mod object;
+pub mod problem;
+pub mod registry;
+pub mod services;
+mod signals;
+pub mod store;
+mod thread;
+pub mod validate;
+
+pub use assemble::Surrounding;
+pub use problem::{Problem, Severity};
+pub use registry::{Registration, Registry};
+
+use crate::agent::state::StateError;
+
+/// What a source starts from.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Folder of manifests; `.yaml`, `.yml` and `.json`, subfolders included.
+    pub manifests: PathBuf,
+    /// Folder for what must survive a restart.
+    pub state_dir: PathBuf,
+    pub surrounding: Surrounding,
+    /// The pods that are attached already, so that the first snapshot has them.
+    pub attached: Vec<Registration>,
+}
+
+/// The state at one time. Published whole: whoever reads it sees one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    pub snapshot: Arc<Snapshot>,
+    /// What is refused, or perhaps not meant as it is written.
+    pub problems: Arc<Vec<Problem>>,
+    /// Manifests of the pods in force, of every node, by `namespace/name`.
+    pub pods: Arc<BTreeMap<String, Arc<Pod>>>,
+    /// The newest change of the [`Registry`] that the snapshot has.
+    pub registered: u64,
+}
+
+/// Why there is no source.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("manifests folder {folder}: {source}")]
+    Folder { folder: PathBuf, source: io::Error },
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running source. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Sources {
+    registry: Registry,
+    published: watch::Receiver<Arc<Published>>,
+    signals: Arc<signals::Signals>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sources {
+    /// Reads everything once, then watches. Takes as long as the first reading does; what is published when
+    /// it returns is complete.
+    ///
+    /// # Errors
+    /// The folder or the state of the last run cannot be read.
+    pub fn start(mut options: Options) -> Result<Self, StartError> {
+        let signals = Arc::new(signals::Signals::default());
+        let registry = Registry::new(signals.clone(), std::mem::take(&mut options.attached));
+        let (worker, published) = thread::Worker::start(options, signals.clone(), registry.clone())?;
+        let thread = std::thread::Builder::new().name("sources".to_owned()).spawn(|| worker.run());
+        let thread = Some(thread.map_err(StartError::Thread)?);
+        Ok(Self { registry, published, signals, thread })
+    }
+
+    /// Where attached pods are told to the source.
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    /// The published state, now and from now on.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+}
+
+impl Drop for Sources {
+    fn drop(&mut self) {
+        self.signals.stop();
+        if let Some(thread) = self.thread.take() {
+            // It panicked, and said so, if this fails.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

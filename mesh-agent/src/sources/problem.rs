@@ -1,0 +1,96 @@
+//! What is told about objects that are not taken as they were written.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::yaml::Position;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Refused: the newest version is not in force.
+    Error,
+    /// In force, but perhaps not as it was meant.
+    Warning,
+}
+
+/// Something about one object or file that a user should mend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    pub severity: Severity,
+    /// Where it was written; empty if not known.
+    pub file: PathBuf,
+    /// From 1; 0 if the whole file is meant.
+    pub line: u32,
+    pub column: u32,
+    /// `Kind namespace/name`; empty if it could not be read.
+    pub object: String,
+    /// Field path in the object, may be empty.
+    pub path: String,
+    pub reason: String,
+    /// What is in force instead.
+    pub effect: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.as_os_str().is_empty() {
+            write!(f, "{}:", self.file.display())?;
+            if self.line > 0 {
+                write!(f, "{}:{}:", self.line, self.column)?;
+            }
+            f.write_str(" ")?;
+        }
+        for part in [&self.object, &self.path].into_iter().filter(|part| !part.is_empty()) {
+            write!(f, "{part}: ")?;
+        }
+        f.write_str(&self.reason)?;
+        if self.effect.is_empty() { Ok(()) } else { write!(f, " ({})", self.effect) }
+    }
+}
+
+/// Where an object was written. Ordered by path, then by the order in the file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// Not seen there, but it was before, and part of the file cannot be read now. Yields to any other.
+    pub held: bool,
+    /// The file; another source has a name of its own here.
+    pub file: Arc<PathBuf>,
+    /// Counted over documents and elements of lists.
+    pub index: usize,
+}
+
+/// A field that is wrong, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Field path, such as `spec.ports[0].port`; empty for the whole object.
+    pub path: String,
+    pub reason: String,
+}
+
+impl Fault {
+    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { path: path.into(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// A fault and where its field stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedFault {
+    pub at: Position,
+    pub fault: Fault,
+}

@@ -1,0 +1,90 @@
+//! The pods that this node really runs, as the CNI plugin attached them: ids, addresses, readiness. What the
+//! manifests say of a pod and what is here meet in the snapshot.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::signals::Signals;
+
+/// One attached pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub namespace: String,
+    pub pod: String,
+    /// Node-local endpoint id, 1 or more.
+    pub endpoint: u32,
+    pub addresses: Vec<IpAddr>,
+    pub ready: bool,
+}
+
+/// Handle to the attached pods; clones share one state. Every change wakes the source, which answers with a
+/// new snapshot; [`super::Published::registered`] says which changes it holds.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    state: Arc<Mutex<State>>,
+    signals: Arc<Signals>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Counts changes.
+    generation: u64,
+    by_id: BTreeMap<u32, Registration>,
+}
+
+impl Registry {
+    pub(super) fn new(signals: Arc<Signals>, attached: Vec<Registration>) -> Self {
+        let by_id = attached.into_iter().map(|r| (r.endpoint, r)).collect();
+        Self { state: Arc::new(Mutex::new(State { generation: 0, by_id })), signals }
+    }
+
+    /// Adds or replaces an attached pod, known by its endpoint id. Returns the generation whose snapshot
+    /// has it.
+    pub fn upsert(&self, registration: Registration) -> u64 {
+        self.change(|by_id| {
+            let same = by_id.get(&registration.endpoint) == Some(&registration);
+            by_id.insert(registration.endpoint, registration);
+            !same
+        })
+    }
+
+    /// Forgets an attached pod.
+    pub fn remove(&self, endpoint: u32) -> u64 {
+        self.change(|by_id| by_id.remove(&endpoint).is_some())
+    }
+
+    /// Notes whether a pod is ready. A pod that is not attached is ignored.
+    pub fn set_ready(&self, namespace: &str, pod: &str, ready: bool) -> u64 {
+        self.change(|by_id| {
+            let of_pod = by_id.values_mut().filter(|r| r.namespace == namespace && r.pod == pod);
+            of_pod.fold(false, |changed, r| {
+                let differs = r.ready != ready;
+                r.ready = ready;
+                changed || differs
+            })
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<u32, Registration>) -> bool) -> u64 {
+        let mut state = self.lock();
+        if change(&mut state.by_id) {
+            state.generation += 1;
+            self.signals.registry();
+        }
+        state.generation
+    }
+
+    /// The pods by `namespace/name`, with the generation they are of. Of two attachments of one pod (a
+    /// sandbox being replaced) the one with the higher id.
+    pub(super) fn current(&self) -> (u64, BTreeMap<String, Registration>) {
+        let state = self.lock();
+        let by_pod = state.by_id.values().map(|r| (format!("{}/{}", r.namespace, r.pod), r.clone()));
+        (state.generation, by_pod.collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is whole between any two statements that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
