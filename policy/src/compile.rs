@@ -1,27 +1,32 @@
 //! From a [`Snapshot`] to a [`CompiledPolicy`].
 //!
-//! `peers` says which identities there are and what an address belongs to, `endpoint` turns the rules that
-//! select an endpoint into the entries of its map (`entries`) and its layer 7 rule sets, `services` marks
-//! the services that need layer 7.
+//! `peers` says which identities there are and what an address belongs to, `resolve` whom rules mean,
+//! `endpoint` turns the rules that select an endpoint into the entries of its map (`entries`) and its layer
+//! 7 rule sets, `services` marks the services that need layer 7.
 
 mod endpoint;
 mod entries;
 mod numbers;
 mod peers;
+mod resolve;
 mod services;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use abi::MAX_POLICY_ENTRIES;
 
 use crate::compiled::{CompiledPolicy, EndpointPolicy};
 use crate::identity::LocalIdentities;
 use crate::model::Rule;
-use crate::snapshot::{Labels, NamedPort, PolicyObject, Snapshot};
+use crate::snapshot::{NamedPort, PolicyObject, Settings, Snapshot};
 
+use endpoint::{Build, BuiltIn};
 use numbers::RuleNumbers;
 use peers::Peers;
+use resolve::{Resolved, Resolver};
 
 /// Compiles once. A process that compiles again and again keeps a [`Compiler`].
 pub fn compile(snapshot: &Snapshot) -> CompiledPolicy {
@@ -34,13 +39,28 @@ pub fn compile(snapshot: &Snapshot) -> CompiledPolicy {
 pub struct Compiler {
     numbers: RuleNumbers,
     local: LocalIdentities,
+    resolver: Resolver,
+    settings: Settings,
+    /// Policies of the last revision.
+    built: HashMap<BuildKey, Arc<EndpointPolicy>>,
 }
 
 /// A rule together with the object that it comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sourced<'a> {
-    pub(crate) object: &'a PolicyObject,
+    pub(crate) object: &'a Arc<PolicyObject>,
     pub(crate) rule: &'a Rule,
+}
+
+/// All that an endpoint's policy depends on, besides the settings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct BuildKey {
+    /// Of the rules that select it; see [`Resolved::stamp`].
+    rules: Vec<u64>,
+    /// Its own names of ports, if a rule asks for one.
+    named_ports: Vec<NamedPort>,
+    /// Changes with any peer's names of ports; 0 if no rule asks for one.
+    peer_ports: u64,
 }
 
 impl Compiler {
@@ -48,28 +68,59 @@ impl Compiler {
     pub fn compile(&mut self, snapshot: &Snapshot) -> CompiledPolicy {
         let rules = rules(snapshot);
         let peers = Peers::new(snapshot, &rules, &mut self.local);
-        let resolved = endpoint::resolve(&rules, &peers, &mut self.numbers);
-        let mut shared: BTreeMap<(Arc<Labels>, Vec<NamedPort>), Arc<EndpointPolicy>> = BTreeMap::new();
-        let mut endpoints = BTreeMap::new();
-        for endpoint in snapshot.endpoints.values() {
-            if endpoint.host_network || endpoint.id == 0 {
-                continue;
-            }
-            let key = (endpoint.identity_labels.clone(), endpoint.named_ports.clone());
-            let policy = shared.entry(key).or_insert_with(|| {
-                let labels = &endpoint.identity_labels;
-                let build = endpoint::Build::new(&snapshot.settings, &peers, &mut self.numbers);
-                Arc::new(build.policy(&resolved, labels, &endpoint.named_ports))
-            });
-            endpoints.insert(endpoint.id, policy.clone());
+        if self.settings != snapshot.settings {
+            self.settings = snapshot.settings.clone();
+            self.built.clear();
         }
+        let built_in = BuiltIn::new(&mut self.numbers);
+        let resolved = self.resolver.resolve(&rules, &peers, &mut self.numbers);
+        let mut built = HashMap::new();
+        let mut endpoints = BTreeMap::new();
+        let mut alarms = Vec::new();
+        for endpoint in snapshot.endpoints.values().filter(|e| e.id != 0 && !e.host_network) {
+            let own: Vec<&Resolved<'_>> =
+                resolved.iter().filter(|r| r.rule.subject.matches(&endpoint.identity_labels)).collect();
+            let key = self.key(&own, &endpoint.named_ports);
+            let policy = match built.get(&key).or_else(|| self.built.get(&key)) {
+                Some(policy) => Arc::clone(policy),
+                None => {
+                    let build = Build::new(&self.settings, &peers, built_in);
+                    Arc::new(build.policy(&own, &key.named_ports))
+                }
+            };
+            if policy.entries.len() > MAX_POLICY_ENTRIES as usize {
+                alarms.push(format!(
+                    "{}/{}: its policy takes {} entries, the most is {MAX_POLICY_ENTRIES}; everything is denied",
+                    endpoint.namespace,
+                    endpoint.name,
+                    policy.entries.len(),
+                ));
+                endpoints.insert(endpoint.id, Arc::default());
+            } else {
+                endpoints.insert(endpoint.id, Arc::clone(&policy));
+            }
+            built.insert(key, policy);
+        }
+        self.built = built;
         CompiledPolicy {
             revision: snapshot.revision,
             identities: peers.identities(),
-            ipcache: peers.ipcache,
             services: services::compile(snapshot, &rules),
+            rules: self.numbers.finish(),
+            ipcache: peers.ipcache,
             endpoints,
-            rules: self.numbers.table(),
+            alarms,
+        }
+    }
+
+    fn key(&self, own: &[&Resolved<'_>], named_ports: &[NamedPort]) -> BuildKey {
+        let named = |direction| own.iter().any(|r| r.rule.direction == direction && r.has_named_ports());
+        let ingress = named(abi::Direction::Ingress);
+        let egress = named(abi::Direction::Egress);
+        BuildKey {
+            rules: own.iter().map(|r| r.stamp).collect(),
+            named_ports: if ingress { named_ports.to_vec() } else { Vec::new() },
+            peer_ports: if egress { self.resolver.ports_stamp() } else { 0 },
         }
     }
 }

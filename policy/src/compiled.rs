@@ -1,7 +1,7 @@
 //! What the compiler produces: one result for kernel and proxy.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use abi::{PolicyEntry, PolicyKey};
@@ -23,6 +23,20 @@ pub struct CompiledPolicy {
     /// By the number that [`PolicyEntry::rule`] and events carry.
     pub rules: BTreeMap<u32, RuleRef>,
     pub services: Vec<CompiledService>,
+    /// What people must be told: a policy that does not fit and is replaced by a denial.
+    pub alarms: Vec<String>,
+}
+
+impl CompiledPolicy {
+    /// What an address belongs to: the longest prefix that holds it. A pod's identity may differ by address
+    /// (a NetworkPolicy's `ipBlock` can hold one of them and not the other).
+    pub fn lookup(&self, address: IpAddr) -> Option<IpcacheTarget> {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (0..=longest).rev().find_map(|bits| {
+            let net = IpNet::new(address, bits).ok()?.trunc();
+            self.ipcache.get(&net).copied()
+        })
+    }
 }
 
 /// What an address belongs to.

@@ -80,7 +80,7 @@ pub enum Tier {
 }
 
 /// The other side of the traffic.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peers {
     Any,
     /// Any of these; an empty list is nobody.
@@ -88,7 +88,7 @@ pub enum Peers {
 }
 
 /// One way to name peers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     Labels(Selector),
     Entity(Entity),
@@ -107,7 +107,7 @@ pub struct CidrPeer {
 }
 
 /// Classes of peers without labels of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entity {
     All,
     World,

@@ -4,57 +4,43 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use abi::{Direction, IDENTITY_HOST, PolicyKey, proto};
 
-use super::Sourced;
 use super::entries::{Claim, Flat, flatten};
 use super::numbers::RuleNumbers;
 use super::peers::Peers;
+use super::resolve::Resolved;
 use crate::compiled::{EndpointPolicy, RuleRef};
 use crate::l7::L7RuleSet;
-use crate::model::{self, Action, PortMatch, PortRule, PortSpec, Rule, Tier};
+use crate::model::{self, Action, PortMatch, PortRule, PortSpec, Tier};
 use crate::precedence::{self, Class};
-use crate::snapshot::{AllowLocalhost, Enforcement, Labels, NamedPort, Settings};
+use crate::snapshot::{AllowLocalhost, Enforcement, NamedPort, Settings};
 
-/// A rule with its peers resolved and its parts numbered.
-#[derive(Debug)]
-pub(super) struct Resolved<'a> {
-    pub(super) rule: &'a Rule,
-    /// `None`: any.
-    peers: Option<BTreeSet<u32>>,
-    /// One number for each element of `ports`, or the one of the whole rule.
-    numbers: Vec<u32>,
+/// Numbers of the rules that nobody wrote.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BuiltIn {
+    default_allow: u32,
+    allow_localhost: u32,
 }
 
-pub(super) fn resolve<'a>(
-    rules: &[Sourced<'a>],
-    peers: &Peers,
-    numbers: &mut RuleNumbers,
-) -> Vec<Resolved<'a>> {
-    let resolve = |sourced: &Sourced<'a>| {
-        let rule = sourced.rule;
-        let paths: Vec<&String> = match &rule.ports {
-            Some(ports) => ports.iter().map(|p| &p.path).collect(),
-            None => vec![&rule.path],
+impl BuiltIn {
+    pub(super) fn new(numbers: &mut RuleNumbers) -> Self {
+        let mut number = |name: &str| {
+            let (namespace, path) = (String::new(), String::new());
+            let kind = model::BUILT_IN.to_owned();
+            numbers.number(RuleRef { kind, namespace, name: name.to_owned(), path })
         };
-        let number = |path: &String| {
-            numbers.number(RuleRef {
-                kind: sourced.object.kind.clone(),
-                namespace: sourced.object.namespace.clone(),
-                name: sourced.object.name.clone(),
-                path: path.clone(),
-            })
-        };
-        let numbers = paths.into_iter().map(number).collect();
-        Resolved { rule, peers: peers.resolve(&rule.peers), numbers }
-    };
-    rules.iter().map(resolve).collect()
+        Self { default_allow: number("default-allow"), allow_localhost: number("allow-localhost") }
+    }
 }
+
+/// Peers (`None`: any) and the ports, first and last, that a rule names for them.
+type Reach = (Option<BTreeSet<u32>>, (u16, u16));
 
 /// Builds the policy of one endpoint.
 #[derive(Debug)]
 pub(super) struct Build<'a> {
     settings: &'a Settings,
     peers: &'a Peers,
-    numbers: &'a mut RuleNumbers,
+    built_in: BuiltIn,
     claims: Vec<Claim>,
     index: HashMap<Claim, u32>,
     /// Claims by peer, 0 = any.
@@ -63,11 +49,11 @@ pub(super) struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    pub(super) fn new(settings: &'a Settings, peers: &'a Peers, numbers: &'a mut RuleNumbers) -> Self {
+    pub(super) fn new(settings: &'a Settings, peers: &'a Peers, built_in: BuiltIn) -> Self {
         Self {
             settings,
             peers,
-            numbers,
+            built_in,
             claims: Vec::new(),
             index: HashMap::new(),
             by_peer: BTreeMap::new(),
@@ -75,16 +61,10 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// The policy of endpoints with these labels and named ports.
-    pub(super) fn policy(
-        mut self,
-        rules: &[Resolved<'_>],
-        labels: &Labels,
-        named_ports: &[NamedPort],
-    ) -> EndpointPolicy {
-        let own: Vec<&Resolved<'_>> = rules.iter().filter(|r| r.rule.subject.matches(labels)).collect();
+    /// The policy of endpoints that these rules select and that have these named ports.
+    pub(super) fn policy(mut self, own: &[&Resolved<'_>], named_ports: &[NamedPort]) -> EndpointPolicy {
         for direction in [Direction::Ingress, Direction::Egress] {
-            self.direction(direction, &own, named_ports);
+            self.direction(direction, own, named_ports);
         }
         self.out
     }
@@ -98,13 +78,13 @@ impl<'a> Build<'a> {
             self.rule(resolved, named_ports, &mut sets);
         }
         if !closed {
-            let rule = self.built_in("default-allow");
+            let rule = self.built_in.default_allow;
             self.claim(None, None, (0, u16::MAX), Tier::Default, 0, Class::Allow, rule);
             let any = (0, u16::MAX);
             sets.push(L7RuleSet { direction, peers: None, ports: any, rule, http: Vec::new() });
         }
         if direction == Direction::Ingress && self.settings.allow_localhost == AllowLocalhost::Always {
-            let rule = self.built_in("allow-localhost");
+            let rule = self.built_in.allow_localhost;
             let host = BTreeSet::from([IDENTITY_HOST]);
             let class = Class::AllowLocalhost;
             self.claim(Some(&host), None, (0, u16::MAX), Tier::Normal, 0, class, rule);
@@ -115,7 +95,7 @@ impl<'a> Build<'a> {
 
     fn rule(&mut self, resolved: &Resolved<'_>, named_ports: &[NamedPort], sets: &mut Vec<L7RuleSet>) {
         let rule = resolved.rule;
-        let peers = resolved.peers.as_ref();
+        let peers = resolved.peers.as_deref();
         if peers.is_some_and(BTreeSet::is_empty) {
             return;
         }
@@ -155,7 +135,7 @@ impl<'a> Build<'a> {
         port: &PortMatch,
         peers: Option<&BTreeSet<u32>>,
         named_ports: &[NamedPort],
-    ) -> Vec<(Option<BTreeSet<u32>>, (u16, u16))> {
+    ) -> Vec<Reach> {
         let (name, end) = match &port.port {
             PortSpec::Any => return vec![(peers.cloned(), (0, u16::MAX))],
             PortSpec::Range(first, last) => return vec![(peers.cloned(), (*first, *last))],
@@ -224,15 +204,6 @@ impl<'a> Build<'a> {
                 self.out.entries.insert(key(peer, direction, f), f.entry);
             }
         }
-    }
-
-    fn built_in(&mut self, name: &str) -> u32 {
-        self.numbers.number(RuleRef {
-            kind: model::BUILT_IN.to_owned(),
-            namespace: String::new(),
-            name: name.to_owned(),
-            path: String::new(),
-        })
     }
 }
 

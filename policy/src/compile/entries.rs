@@ -1,6 +1,9 @@
 //! Entries of a policy map for one peer: the longest match of each protocol and port must carry what wins
 //! there, since `decide` compares precedence only between the peer's entry and that of any peer.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use abi::{PolicyEntry, verdict_code};
 
 use crate::precedence::Class;
@@ -42,7 +45,8 @@ pub(super) struct Flat {
 /// The entries for claims; of claims with equal precedence the first wins.
 pub(super) fn flatten(claims: &[Claim]) -> Vec<Flat> {
     let mut out = Vec::new();
-    let base = winner(claims.iter().enumerate().filter(|(_, c)| c.proto.is_none()));
+    let for_any = (0..claims.len()).filter(|i| claims[*i].proto.is_none());
+    let base = for_any.max_by_key(|i| (claims[*i].precedence, Reverse(*i)));
     if let Some(base) = base {
         out.push(Flat { proto: None, port: 0, bits: 0, entry: claims[base].entry() });
     }
@@ -59,23 +63,31 @@ pub(super) fn flatten(claims: &[Claim]) -> Vec<Flat> {
     out
 }
 
-fn winner<'a>(claims: impl Iterator<Item = (usize, &'a Claim)>) -> Option<usize> {
-    claims.reduce(|best, c| if c.1.precedence > best.1.precedence { c } else { best }).map(|(i, _)| i)
-}
-
-/// Consecutive segments of ports, each with the claim that wins there; the first one starts at 0.
+/// Consecutive segments of ports, each with the claim that wins there; the first one starts at 0. A sweep
+/// over the ports with the claims in force on a heap: a policy may name tens of thousands of ports.
 fn segments(claims: &[Claim], proto: u8, base: Option<usize>) -> Vec<(u32, Option<usize>)> {
-    let own = || claims.iter().enumerate().filter(|(_, c)| c.proto == Some(proto));
+    let mut own: Vec<usize> = (0..claims.len()).filter(|i| claims[*i].proto == Some(proto)).collect();
+    own.sort_by_key(|i| claims[*i].ports.0);
+    let ends = |i: usize| u32::from(claims[i].ports.1) + 1;
     let mut starts: Vec<u32> =
-        own().flat_map(|(_, c)| [u32::from(c.ports.0), u32::from(c.ports.1) + 1]).collect();
-    starts.push(0);
+        own.iter().flat_map(|i| [u32::from(claims[*i].ports.0), ends(*i)]).chain([0]).collect();
     starts.retain(|start| *start <= u32::from(u16::MAX));
     starts.sort_unstable();
     starts.dedup();
+
+    let rank = |i: usize| (claims[i].precedence, Reverse(i));
+    let mut coming = own.into_iter().peekable();
+    let mut here = BinaryHeap::new();
     let mut segments: Vec<(u32, Option<usize>)> = Vec::with_capacity(starts.len());
     for start in starts {
-        let here = own().filter(|(_, c)| (u32::from(c.ports.0)..=u32::from(c.ports.1)).contains(&start));
-        let won = winner(base.map(|i| (i, &claims[i])).into_iter().chain(here));
+        while let Some(i) = coming.next_if(|i| u32::from(claims[*i].ports.0) <= start) {
+            here.push(rank(i));
+        }
+        while here.peek().is_some_and(|(_, Reverse(i))| ends(*i) <= start) {
+            here.pop();
+        }
+        let best = base.map(rank).into_iter().chain(here.peek().copied()).max();
+        let won = best.map(|(_, Reverse(i))| i);
         if segments.last().is_none_or(|(_, last)| *last != won) {
             segments.push((start, won));
         }

@@ -24,7 +24,7 @@ pub(super) struct Peers {
 }
 
 /// What rules ask of an identity.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PeerInfo {
     pub(super) labels: Arc<Labels>,
     /// Of an address outside the cluster: the block that stands for it.
@@ -80,7 +80,7 @@ impl Peers {
         if list.contains(&Peer::Entity(Entity::All)) {
             return None;
         }
-        let chosen = self.table.iter().filter(|(_, info)| list.iter().any(|peer| info.is(peer)));
+        let chosen = self.table.iter().filter(|(_, info)| info.is_any_of(peers));
         Some(chosen.map(|(number, _)| *number).collect())
     }
 
@@ -183,6 +183,14 @@ impl Peers {
 }
 
 impl PeerInfo {
+    /// Whether a rule with these peers means it.
+    pub(super) fn is_any_of(&self, peers: &model::Peers) -> bool {
+        match peers {
+            model::Peers::Any => true,
+            model::Peers::Of(list) => list.iter().any(|peer| self.is(peer)),
+        }
+    }
+
     fn is(&self, peer: &Peer) -> bool {
         match peer {
             Peer::Labels(selector) => selector.matches(&self.labels),
@@ -217,11 +225,11 @@ fn cidrs(peers: &model::Peers) -> Vec<&CidrPeer> {
         model::Peers::Any => &[],
         model::Peers::Of(list) => list,
     };
-    let cidr = |peer| match peer {
-        &Peer::Cidr(ref cidr) => Some(cidr),
+    let cidrs = list.iter().map(|peer| match peer {
+        Peer::Cidr(cidr) => Some(cidr),
         _ => None,
-    };
-    list.iter().filter_map(cidr).collect()
+    });
+    cidrs.flatten().collect()
 }
 
 fn target(identity: u32, endpoint: u32, flags: u32) -> IpcacheTarget {

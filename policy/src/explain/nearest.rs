@@ -92,7 +92,7 @@ fn ports(rule: &Rule) -> String {
     for port in parts.iter().flat_map(|p| &p.ports) {
         let proto = crate::proto_name(port.proto);
         out.push(match &port.port {
-            PortSpec::Any => format!("{proto}"),
+            PortSpec::Any => proto.to_owned(),
             PortSpec::Range(a, b) if a == b => format!("{proto} {a}"),
             PortSpec::Range(a, b) => format!("{proto} {a}-{b}"),
             PortSpec::Name(name, _) => format!("{proto} {name:?}"),

@@ -4,10 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use abi::ipcache_flags;
-use ipnet::IpNet;
 
 use super::{Query, ServiceHop};
-use crate::compiled::{CompiledPolicy, IpcacheTarget};
+use crate::compiled::CompiledPolicy;
 use crate::identity;
 use crate::snapshot::{Endpoint, Snapshot};
 
@@ -66,13 +65,13 @@ impl Party {
         if let Some(endpoint) = endpoint(snapshot, text) {
             let address = endpoint.addresses.iter().find(|a| a.is_ipv4() == v4);
             let address = address.or(endpoint.addresses.first()).copied();
-            let found = address.and_then(|a| lookup(compiled, a));
+            let found = address.and_then(|a| compiled.lookup(a));
             let number = found.map_or(endpoint.identity, |t| t.identity);
             let name = format!("{}/{}", endpoint.namespace, endpoint.name);
             return Ok(party(number, Some(name), address));
         }
         let address: IpAddr = text.parse().map_err(|_| PartyError::Unknown(text.to_owned()))?;
-        let found = lookup(compiled, address).ok_or_else(|| PartyError::Unknown(text.to_owned()))?;
+        let found = compiled.lookup(address).ok_or_else(|| PartyError::Unknown(text.to_owned()))?;
         if found.flags & ipcache_flags::SERVICE_VIP != 0 {
             return Err(PartyError::NoBackend(text.to_owned()));
         }
@@ -97,14 +96,5 @@ pub(super) fn service(compiled: &CompiledPolicy, query: &Query) -> Option<Servic
         service: format!("{}/{}", service.namespace, service.name),
         backend: *service.backends.first()?,
         backends: service.backends.len(),
-    })
-}
-
-/// Longest prefix that holds an address.
-fn lookup(compiled: &CompiledPolicy, address: IpAddr) -> Option<IpcacheTarget> {
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    (0..=longest).rev().find_map(|bits| {
-        let net = IpNet::new(address, bits).ok()?.trunc();
-        compiled.ipcache.get(&net).copied()
     })
 }

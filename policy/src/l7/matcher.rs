@@ -1,7 +1,7 @@
 //! The union of the rule sets of one peer and port. Rules are found by their path: exact paths in a map,
 //! prefixes by length, the rest in one regex set, so that a request meets the rules that may match it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
@@ -34,12 +34,15 @@ pub(super) struct Compiled {
     pub(super) source: HttpRule,
 }
 
+/// Indices into `rules` by some text.
+type ByText = HashMap<Box<[u8]>, Vec<u32>>;
+
 /// Indices into `rules` by path.
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<Box<[u8]>, Vec<u32>>,
+    exact: ByText,
     /// Lengths of prefixes, ascending, each with its prefixes.
-    prefixes: Vec<(usize, HashMap<Box<[u8]>, Vec<u32>>)>,
+    prefixes: Vec<(usize, ByText)>,
     any: Vec<u32>,
     regexes: Vec<u32>,
     set: Option<RegexSet>,
@@ -130,8 +133,7 @@ impl Compiled {
 impl Paths {
     fn new(rules: &[Compiled]) -> Self {
         let mut paths = Self::default();
-        let mut prefixes: std::collections::BTreeMap<usize, HashMap<Box<[u8]>, Vec<u32>>> =
-            std::collections::BTreeMap::new();
+        let mut prefixes: BTreeMap<usize, ByText> = BTreeMap::new();
         for (i, rule) in (0u32..).zip(rules) {
             match &rule.path {
                 Pattern::Any => paths.any.push(i),

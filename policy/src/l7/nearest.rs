@@ -29,7 +29,7 @@ fn score(rule: &Compiled, request: &RequestHead<'_>) -> usize {
     usize::from(rule.path.matches(request.path)) * 1000
         + usize::from(rule.host.matches(request.host)) * 400
         + usize::from(rule.method.matches(request.method)) * 400
-        + if all == 0 { 100 } else { 100 * held / all }
+        + (100 * held).checked_div(all).unwrap_or(100)
 }
 
 fn why(rule: &Compiled, request: &RequestHead<'_>) -> String {
@@ -54,6 +54,7 @@ fn why(rule: &Compiled, request: &RequestHead<'_>) -> String {
             _ => format!("header {:?} is missing", header.name),
         });
     }
+    parts.dedup();
     parts.join(", ")
 }
 

@@ -304,11 +304,7 @@ fn peer_selector(spec: &Spec<'_>, raw: &RawSelector, path: &str) -> Result<Selec
     if selector.names_reserved() {
         return Ok(selector);
     }
-    let init = spec
-        .subject
-        .all
-        .iter()
-        .any(|r| r.key == "init" && r.source == super::Source::Named("reserved".into()));
+    let init = spec.subject.names_reserved_as("init");
     if !selector.names(NAMESPACE) {
         if spec.namespace.is_empty() {
             if !init {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::raw::{self, RawNetPeer, RawNetPort, RawNetRule, RawNetworkPolicy};
 use super::refusal::{Fault, ObjectRef};
-use super::selector::{CLUSTER, NAMESPACE, NAMESPACE_LABELS, Requirement, Selector};
+use super::selector::{CLUSTER, NAMESPACE, Requirement, Selector};
 use super::{Action, Peer, Peers, PortMatch, PortRule, PortSpec, Rule, Tier, cidr, ports};
 
 pub(super) fn parse(object: &ObjectRef, manifest: &Value) -> Result<Vec<Rule>, Fault> {
@@ -124,10 +124,7 @@ fn read_peer(object: &ObjectRef, raw: &RawNetPeer, path: &str) -> Result<Peer, F
             if namespaces.all.is_empty() {
                 selector.all.push(Requirement::k8s_exists(NAMESPACE));
             }
-            selector.all.extend(namespaces.all.into_iter().map(|mut r| {
-                r.key = format!("{NAMESPACE_LABELS}.{}", r.key);
-                r
-            }));
+            selector.all.extend(namespaces.all.into_iter().map(Requirement::of_namespace));
         }
         None => selector = selector.in_namespace(&object.namespace),
     }

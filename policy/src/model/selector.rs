@@ -1,6 +1,6 @@
 //! Label selectors over canonical label sets (`source:key`), with Cilium's prefix rules.
 
-use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::raw::RawSelector;
 use super::refusal::Fault;
@@ -14,22 +14,22 @@ pub(crate) const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels";
 pub(crate) const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 
 /// Requirements that must all hold. Without any it selects everything that has labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
     pub all: Vec<Requirement>,
 }
 
 /// One requirement on one label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
-    pub source: Source,
-    /// Without the source.
-    pub key: String,
-    pub operator: Operator,
+    source: Source,
+    /// With the source (`k8s` where any will do): what is looked up first.
+    full_key: String,
+    operator: Operator,
 }
 
 /// Where a label comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// No prefix or `any:`.
     Any,
@@ -38,7 +38,7 @@ pub enum Source {
 }
 
 /// What must hold of the label's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Operator {
     In(Vec<String>),
     /// Also holds where the label is absent.
@@ -55,24 +55,29 @@ impl Selector {
 
     /// Whether some requirement names this key with source `k8s` or any.
     pub(super) fn names(&self, key: &str) -> bool {
-        self.all.iter().any(|r| r.is_k8s_or_any() && r.key == key)
+        self.all.iter().any(|r| r.is_k8s_or_any() && r.key() == key)
     }
 
     /// Whether some requirement names a key below `prefix` with source `k8s` or any.
     pub(super) fn names_below(&self, prefix: &str) -> bool {
-        self.all.iter().any(|r| r.is_k8s_or_any() && r.key.starts_with(prefix))
+        self.all.iter().any(|r| r.is_k8s_or_any() && r.key().starts_with(prefix))
     }
 
     /// Whether some requirement names a `reserved:` label.
     pub(super) fn names_reserved(&self) -> bool {
-        self.all.iter().any(|r| matches!(&r.source, Source::Named(s) if s == "reserved"))
+        self.all.iter().any(|r| r.full_key.starts_with("reserved:"))
+    }
+
+    /// Whether some requirement names this `reserved:` label.
+    pub(super) fn names_reserved_as(&self, name: &str) -> bool {
+        self.all.iter().any(|r| r.full_key.strip_prefix("reserved:") == Some(name))
     }
 
     /// Bound to a namespace, whatever it said of `k8s:io.kubernetes.pod.namespace` itself.
     pub(super) fn in_namespace(mut self, namespace: &str) -> Self {
         self.all.retain(|r| {
             !(r.source == Source::Named("k8s".into())
-                && r.key == NAMESPACE
+                && r.key() == NAMESPACE
                 && matches!(&r.operator, Operator::In(v) if v.len() == 1))
         });
         self.all.push(Requirement::namespace(namespace));
@@ -86,7 +91,7 @@ impl Selector {
             let at = format!("{path}.matchLabels[{key:?}]");
             check_value(value, &at)?;
             let (source, key) = read_key(key, &at, k8s)?;
-            all.push(Requirement { source, key, operator: Operator::In(vec![value.clone()]) });
+            all.push(Requirement::new(source, &key, Operator::In(vec![value.clone()])));
         }
         for (i, expression) in raw.match_expressions.iter().enumerate() {
             let at = format!("{path}.matchExpressions[{i}]");
@@ -115,34 +120,49 @@ impl Selector {
                     return Err(Fault::new(format!("{at}.operator"), reason));
                 }
             };
-            all.push(Requirement { source, key, operator });
+            all.push(Requirement::new(source, &key, operator));
         }
         Ok(Self { all })
     }
 }
 
 impl Requirement {
+    /// A requirement on the label `key` (without its source).
+    pub fn new(source: Source, key: &str, operator: Operator) -> Self {
+        let full_key = match &source {
+            Source::Any => format!("k8s:{key}"),
+            Source::Named(source) => format!("{source}:{key}"),
+        };
+        Self { source, full_key, operator }
+    }
+
     pub(super) fn namespace(namespace: &str) -> Self {
-        let operator = Operator::In(vec![namespace.to_owned()]);
-        Self { source: Source::Named("k8s".into()), key: NAMESPACE.into(), operator }
+        Self::new(Source::Named("k8s".into()), NAMESPACE, Operator::In(vec![namespace.to_owned()]))
     }
 
     pub(super) fn k8s_exists(key: &str) -> Self {
-        Self { source: Source::Named("k8s".into()), key: key.into(), operator: Operator::Exists }
+        Self::new(Source::Named("k8s".into()), key, Operator::Exists)
+    }
+
+    /// The same requirement on the label of a pod's namespace.
+    pub(super) fn of_namespace(self) -> Self {
+        Self::new(self.source.clone(), &format!("{NAMESPACE_LABELS}.{}", self.key()), self.operator)
+    }
+
+    /// The label's key, without its source.
+    fn key(&self) -> &str {
+        self.full_key.split_once(':').map_or("", |(_, key)| key)
     }
 
     fn is_k8s_or_any(&self) -> bool {
-        match &self.source {
-            Source::Any => true,
-            Source::Named(source) => source == "k8s",
-        }
+        self.full_key.starts_with("k8s:")
     }
 
     fn matches(&self, labels: &Labels) -> bool {
-        let value = match &self.source {
-            Source::Named(source) => labels.get(&format!("{source}:{}", self.key)),
-            Source::Any => lookup_any(labels, &self.key),
-        };
+        let value = labels.get(&self.full_key).or_else(|| match &self.source {
+            Source::Any => self.other_source(labels),
+            Source::Named(_) => None,
+        });
         match &self.operator {
             Operator::In(values) => value.is_some_and(|v| values.contains(v)),
             Operator::NotIn(values) => !value.is_some_and(|v| values.contains(v)),
@@ -150,10 +170,15 @@ impl Requirement {
             Operator::DoesNotExist => value.is_none(),
         }
     }
-}
 
-fn lookup_any<'a>(labels: &'a BTreeMap<String, String>, key: &str) -> Option<&'a String> {
-    labels.iter().find(|(k, _)| k.split_once(':').is_some_and(|(_, rest)| rest == key)).map(|(_, v)| v)
+    /// The label of this key from another source than `k8s`; few labels have one.
+    fn other_source<'a>(&self, labels: &'a Labels) -> Option<&'a String> {
+        let key = self.key();
+        // ';' follows ':'.
+        let before = labels.range::<str, _>((Bound::Unbounded, Bound::Excluded("k8s:")));
+        let others = before.chain(labels.range::<str, _>((Bound::Included("k8s;"), Bound::Unbounded)));
+        others.into_iter().find(|(k, _)| k.split_once(':').is_some_and(|(_, own)| own == key)).map(|(_, v)| v)
+    }
 }
 
 /// Splits a key into source and name, and checks both.
