@@ -8,6 +8,7 @@
 //! | `GET /v1/flows?last=N&follow=true&verdict=&from=&to=` | [`crate::flows::Flow`], one a line |
 //! | `POST /v1/explain` | [`types::ExplainRequest`] -> what would happen, and why |
 //! | `GET /v1/dns` | [`crate::dns::state::DnsState`], one a line, again on each change |
+//! | `GET /v1/pods` | [`types::NodePods`], one a line, again on each change |
 //! | `GET /metrics` | OpenMetrics text |
 //! | `POST /v1/cni/{allocate,ready,release,check,gc}`, `GET /v1/cni/status` | for the CNI plugin |
 //! | `POST /v1/pods/NAMESPACE/NAME/ready` | `{"ready": bool}`, from whoever runs the pod |
@@ -32,13 +33,17 @@ use http_body_util::combinators::BoxBody;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::agent::Agent;
 
 /// Connections served at a time; more wait.
 const CONNECTIONS_MAX: usize = 256;
+/// The same for metrics.
+const METRICS_CONNECTIONS_MAX: usize = 16;
+/// How long one connection for metrics may last.
+const SCRAPE_MAX: Duration = Duration::from_secs(60);
 /// How long a client has for a request's head.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
@@ -91,6 +96,32 @@ pub async fn serve(agent: Arc<Agent>, listener: UnixListener) {
             if let Err(error) = connection.await {
                 tracing::debug!("agent.sock: {error}");
             }
+            drop(permit);
+        });
+    }
+}
+
+/// Serves `GET /metrics` for Prometheus, for ever.
+pub async fn serve_metrics(agent: Arc<Agent>, listener: TcpListener) {
+    let room = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let agent = agent.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let agent = agent.clone();
+                async move { Ok::<_, Infallible>(routes::metrics(&agent, request.uri().path()).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            // Who reads slower than this is no Prometheus.
+            let _ = tokio::time::timeout(SCRAPE_MAX, connection).await;
             drop(permit);
         });
     }

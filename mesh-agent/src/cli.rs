@@ -2,9 +2,15 @@
 //! `run` that says how the process ends; none starts a thread before its `run`, since `heddle proxy` must
 //! drop its privileges while it has just one.
 
+pub mod flows;
+pub mod offline;
+pub mod policy;
+pub mod show;
+pub mod table;
+
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::layout::Instance;
 
@@ -32,11 +38,26 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     // One line for each subcommand: `Name(module::Args)`, in the order of the help.
-    Exec(crate::exec::Args),
+    Agent(crate::agent::Args),
     Cni(crate::cni::Args),
     Dns(crate::dns::Args),
+    Exec(crate::exec::Args),
     #[command(hide = true)]
     PodExec(launcher::exec::PodExec),
+    Status(show::StatusArgs),
+    Endpoint(show::EndpointArgs),
+    Service(show::ServiceArgs),
+    Identity(show::IdentityArgs),
+    Policy(policy::Args),
+    Flows(flows::Args),
+    /// Print a shell's completions.
+    #[command(
+        after_help = "Examples:\n  heddle completions bash > /etc/bash_completion.d/heddle\n  heddle completions zsh > ~/.zfunc/_heddle"
+    )]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// Print the version of the program and of the layout that it shares with the kernel programs.
     Version,
 }
@@ -57,10 +78,21 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     // One line for each subcommand: `Command::Name(args) => args.run(&cli.global)`.
     match cli.command {
-        Command::Exec(args) => args.run(&cli.global),
+        Command::Agent(args) => args.run(&cli.global),
         Command::Cni(args) => args.run(&cli.global),
         Command::Dns(args) => args.run(&cli.global),
+        Command::Exec(args) => args.run(&cli.global),
         Command::PodExec(args) => crate::exec::become_command(&args),
+        Command::Status(args) => args.run(&cli.global),
+        Command::Endpoint(args) => args.run(&cli.global),
+        Command::Service(args) => args.run(&cli.global),
+        Command::Identity(args) => args.run(&cli.global),
+        Command::Policy(args) => args.run(&cli.global),
+        Command::Flows(args) => args.run(&cli.global),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version => {
             println!("heddle {} (kernel layout v{})", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION);
             Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use policy::RuleRef;
 use policy::snapshot::Labels;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -31,8 +32,8 @@ pub struct Flow {
     pub direction: String,
     /// `TCP`, `UDP`, `ICMPv4`, `ICMPv6`, `SCTP`, or the IANA number.
     pub protocol: String,
-    pub from: Party,
-    pub to: Party,
+    pub source: Party,
+    pub destination: Party,
     /// Name of the drop reason, only with a drop.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -107,7 +108,7 @@ pub struct Party {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub pod: String,
+    pub name: String,
     /// `namespace/name` of the service whose virtual address this is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub service: String,
@@ -124,6 +125,17 @@ pub struct PolicyName {
     /// Field path, such as `spec.ingress[0].toPorts[1]`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
+}
+
+impl From<&RuleRef> for PolicyName {
+    fn from(rule: &RuleRef) -> Self {
+        Self {
+            kind: rule.kind.clone(),
+            namespace: rule.namespace.clone(),
+            name: rule.name.clone(),
+            rule: rule.path.clone(),
+        }
+    }
 }
 
 /// An ICMP message.

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod cni;
 pub mod dns;
 pub mod exec;
+pub mod explain;
 pub mod flows;
 pub mod layout;
 pub mod metrics;

@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{CompiledPolicy, Snapshot};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, watch};
 
 use crate::flows::view::View;
+use crate::sources;
 use kernel::{KernelGone, KernelHandle};
 use maps::{KernelState, ServiceNumbers};
 use message::ProxyState;
@@ -60,6 +62,8 @@ pub struct Parts<V> {
     pub compile: Compile,
     /// Last revision that was in force, of an earlier process too: it never goes back.
     pub revision: u32,
+    /// Counts what was put in force.
+    pub publications: Counter,
 }
 
 impl<V> std::fmt::Debug for Parts<V> {
@@ -90,8 +94,11 @@ impl<V: Veths> Publisher<V> {
 
     /// Publishes every snapshot until the source or the kernel thread ends. A snapshot of revision 0 is
     /// none: the source is still loading, and less than the truth must not replace what is in force.
-    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<(), KernelGone> {
-        snapshots.mark_changed();
+    pub async fn run(
+        mut self,
+        mut source: watch::Receiver<Arc<sources::Published>>,
+    ) -> Result<(), KernelGone> {
+        source.mark_changed();
         loop {
             let again = !self.parts.published.borrow().problems.is_empty();
             let retry = async {
@@ -102,11 +109,11 @@ impl<V: Veths> Publisher<V> {
                 }
             };
             tokio::select! {
-                changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
+                changed = source.changed() => if changed.is_err() { return Ok(()) },
                 () = self.parts.wake.notified() => {}
                 () = retry => {}
             }
-            let snapshot = snapshots.borrow_and_update().clone();
+            let snapshot = source.borrow_and_update().snapshot.clone();
             if snapshot.revision != 0 {
                 self.publish(snapshot, again).await?;
             }
@@ -156,6 +163,7 @@ impl<V: Veths> Publisher<V> {
             problems: applied.problems,
             proxy_problem,
         }));
+        self.parts.publications.inc();
         tracing::info!("revision {} is in force", self.parts.revision);
         Ok(())
     }

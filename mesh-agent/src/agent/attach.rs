@@ -13,6 +13,7 @@ use super::{Agent, RegisterError};
 use crate::cni::{
     AllocateRequest, Allocation, Attachment, CheckRequest, GcRequest, GcResponse, ReadyRequest,
 };
+use crate::node::NodeError;
 use crate::publish::Veths;
 
 /// How long `ready` waits for the endpoint's policy to be in the kernel. A compilation takes milliseconds,
@@ -48,6 +49,8 @@ pub enum CniError {
     Endpoints(#[from] EndpointsError),
     #[error(transparent)]
     Register(#[from] RegisterError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
     #[error("manifests are still being read: try again")]
     Starting,
     #[error("the policy of pod {pod} was not in the kernel within {READY_MAX:?}: {why}")]
@@ -79,7 +82,12 @@ impl Agent {
         interface_name(request.host_ifindex).ok_or(CniError::NoVeth(request.host_ifindex))?;
         let veth = Veth { ifindex: request.host_ifindex, mac: request.mac.clone() };
         let record = self.endpoints.lock().set_veth(&request.attachment, veth)?;
-        self.pods.register(&record)?;
+        self.pods.known(&record.namespace, &record.pod)?;
+        if let Some(plumbing) = &self.plumbing {
+            plumbing.prepare_veth(request.host_ifindex, &record.addresses).await?;
+        }
+        let record = self.first_readiness(record)?;
+        self.pods.register(&record);
         self.wake.notify_one();
         let mut published = self.published.clone();
         let in_kernel = published.wait_for(|state| state.endpoints.contains(&record.id));
@@ -91,6 +99,36 @@ impl Agent {
         let why = problems.into_iter().find(|p| p.starts_with(&mine) || !p.starts_with("endpoint "));
         let why = why.unwrap_or_else(|| "its manifest is gone or refused".into());
         Err(CniError::NotInKernel { pod: record.pod_key(), why })
+    }
+
+    /// What was said of the pod before it was attached; without that, a pod that no probe asks is ready.
+    fn first_readiness(&self, record: Record) -> Result<Record, CniError> {
+        let said = self.readiness.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.pod_key());
+        let ready = said.unwrap_or_else(|| record.ready || !self.pods.has_readiness_probe(&record));
+        Ok(self.endpoints.lock().set_ready(&record.attachment, ready)?)
+    }
+
+    /// Sets a pod's readiness; false: there is no such pod.
+    pub fn set_ready(&self, namespace: &str, pod: &str, ready: bool) -> Result<bool, CniError> {
+        let of_pod = |r: &&Record| r.namespace == namespace && r.pod == pod;
+        let mut endpoints = self.endpoints.lock();
+        let attachments: Vec<_> = endpoints.iter().filter(of_pod).map(|r| r.attachment.clone()).collect();
+        for attachment in &attachments {
+            let record = endpoints.set_ready(attachment, ready)?;
+            if record.veth.is_some() {
+                self.pods.register(&record);
+            }
+        }
+        if !attachments.is_empty() {
+            return Ok(true);
+        }
+        let known = self.pods.known(namespace, pod).is_ok();
+        if known {
+            // Names of manifests only, so there are no more of them than pods.
+            let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+            readiness.insert(format!("{namespace}/{pod}"), ready);
+        }
+        Ok(known)
     }
 
     /// Gives everything back. What is not known is no error.
@@ -171,6 +209,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether a pod that was attached has lost its veth, as it does when its network namespace ends.
+pub(super) fn vanished(record: &Record) -> bool {
+    record.veth.is_some() && interface_index(&record.host_ifname).is_none()
 }
 
 fn interface_index(name: &str) -> Option<u32> {

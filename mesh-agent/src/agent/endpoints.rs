@@ -2,7 +2,7 @@
 //! restarted agent knows what lives. Owns endpoint ids and addresses ([`Ipam`]); knows nothing of policy.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,15 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::ipam::{Cursor, Ipam, IpamError};
 use super::state::{self, StateError};
 use crate::cni::{AllocateRequest, AllocatedAddress, Attachment};
+use crate::node::{GATEWAY_V4, GATEWAY_V6};
 
 /// Name of the file in the instance's state folder.
 pub const FILE: &str = "endpoints.json";
 /// How long an attachment may stay allocated without a veth before it is given up: far longer than any ADD.
 pub const ALLOCATED_MAX: Duration = Duration::from_secs(300);
-/// Every pod's gateway: the host's end of its veth answers for it.
-pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The same for IPv6.
-pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// One attached pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +35,9 @@ pub struct Record {
     /// Set by `ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub veth: Option<Veth>,
+    /// Whether whoever runs the pod calls it ready.
+    #[serde(default)]
+    pub ready: bool,
     /// Seconds since the Unix epoch.
     pub allocated_at: u64,
 }
@@ -83,7 +83,9 @@ pub struct Endpoints {
     path: PathBuf,
     records: BTreeMap<Attachment, Record>,
     last_id: u32,
-    ipam: Ipam,
+    /// Of the last run, until `ipam` is there.
+    cursors: Vec<Cursor>,
+    ipam: Option<Ipam>,
 }
 
 /// Why an attachment cannot be made or changed. Nothing has changed then.
@@ -102,14 +104,24 @@ pub enum EndpointsError {
 }
 
 impl Endpoints {
-    /// Reads the records of the last run.
-    pub fn open(dir: &std::path::Path, pod_cidrs: &[IpNet]) -> Result<Self, EndpointsError> {
+    /// Reads the records of the last run. New pods need [`use_pod_cidrs`](Self::use_pod_cidrs) first.
+    pub fn open(dir: &std::path::Path) -> Result<Self, EndpointsError> {
         let path = dir.join(FILE);
         let file: File = state::read(&path)?.unwrap_or_default();
-        let mut ipam = Ipam::new(pod_cidrs, &file.cursors)?;
-        file.endpoints.iter().flat_map(|record| &record.addresses).for_each(|ip| ipam.adopt(*ip));
         let records = file.endpoints.into_iter().map(|r| (r.attachment.clone(), r)).collect();
-        Ok(Self { path, records, last_id: file.last_id, ipam })
+        Ok(Self { path, records, last_id: file.last_id, cursors: file.cursors, ipam: None })
+    }
+
+    /// Sets the ranges that new pods get addresses from. Pods that are there keep theirs.
+    pub fn use_pod_cidrs(&mut self, pod_cidrs: &[IpNet]) -> Result<(), EndpointsError> {
+        let mut ipam = Ipam::new(pod_cidrs, &self.cursors())?;
+        self.records.values().flat_map(|record| &record.addresses).for_each(|ip| ipam.adopt(*ip));
+        self.ipam = Some(ipam);
+        Ok(())
+    }
+
+    fn cursors(&self) -> Vec<Cursor> {
+        self.ipam.as_ref().map_or_else(|| self.cursors.clone(), Ipam::cursors)
     }
 
     /// Every record.
@@ -140,9 +152,10 @@ impl Endpoints {
             namespace: request.namespace.clone(),
             pod: request.pod.clone(),
             uid: request.uid.clone(),
-            addresses: self.ipam.allocate()?,
+            addresses: self.ipam.as_mut().ok_or(IpamError::NoPool)?.allocate()?,
             host_ifname: self.free_ifname(&request.attachment),
             veth: None,
+            ready: false,
             allocated_at: unix_seconds(),
         };
         self.last_id = record.id;
@@ -156,26 +169,40 @@ impl Endpoints {
 
     /// Notes the veth of an attachment.
     pub fn set_veth(&mut self, attachment: &Attachment, veth: Veth) -> Result<Record, EndpointsError> {
+        self.change(attachment, |record| record.veth = Some(veth))
+    }
+
+    /// Notes whether a pod is ready.
+    pub fn set_ready(&mut self, attachment: &Attachment, ready: bool) -> Result<Record, EndpointsError> {
+        self.change(attachment, |record| record.ready = ready)
+    }
+
+    fn change(
+        &mut self,
+        attachment: &Attachment,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<Record, EndpointsError> {
         let unknown = || EndpointsError::Unknown(name(attachment));
         let record = self.records.get_mut(attachment).ok_or_else(unknown)?;
-        let before = record.veth.replace(veth);
-        let record = record.clone();
-        if record.veth != before
+        let before = record.clone();
+        change(record);
+        let after = record.clone();
+        if after != before
             && let Err(error) = self.save()
         {
-            if let Some(record) = self.records.get_mut(attachment) {
-                record.veth = before;
-            }
+            self.records.insert(attachment.clone(), before);
             return Err(error);
         }
-        Ok(record)
+        Ok(after)
     }
 
     /// Gives everything of an attachment back. `None`: it was not known, which is no error (CNI DEL).
     pub fn release(&mut self, attachment: &Attachment) -> Result<Option<Record>, EndpointsError> {
         let Some(record) = self.forget(attachment) else { return Ok(None) };
         if let Err(error) = self.save() {
-            record.addresses.iter().for_each(|ip| self.ipam.adopt(*ip));
+            if let Some(ipam) = &mut self.ipam {
+                record.addresses.iter().for_each(|ip| ipam.adopt(*ip));
+            }
             self.records.insert(attachment.clone(), record);
             return Err(error);
         }
@@ -184,14 +211,16 @@ impl Endpoints {
 
     fn forget(&mut self, attachment: &Attachment) -> Option<Record> {
         let record = self.records.remove(attachment)?;
-        record.addresses.iter().for_each(|ip| self.ipam.release(*ip));
+        if let Some(ipam) = &mut self.ipam {
+            record.addresses.iter().for_each(|ip| ipam.release(*ip));
+        }
         Some(record)
     }
 
     fn save(&self) -> Result<(), EndpointsError> {
         let file = File {
             last_id: self.last_id,
-            cursors: self.ipam.cursors(),
+            cursors: self.cursors(),
             endpoints: self.records.values().cloned().collect(),
         };
         Ok(state::write(&self.path, &file)?)

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::types::{Endpoint, Identity, Policy, Problem, Service, Status};
+use super::types::{
+    AgentStatus, Endpoint, Endpoints, Identities, Identity, Policies, Policy, Problem, Service, Services, Status,
+};
 use crate::agent::Agent;
 use crate::flows::label_list;
 use crate::flows::view::protocol;
@@ -13,6 +15,7 @@ pub(super) fn status(agent: &Agent) -> Status {
     let published = agent.published.borrow().clone();
     let snapshot = &published.view.snapshot;
     let proxies = agent.proxies.status();
+    let keeps_up = proxies.iter().any(|p| p.revision != 0 && !p.late && p.refused.is_none());
     let mut problems: Vec<Problem> = published
         .problems
         .iter()
@@ -24,9 +27,10 @@ pub(super) fn status(agent: &Agent) -> Status {
         instance: agent.instance.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
         node: snapshot.node.clone(),
-        pid: std::process::id(),
-        ready: published.revision != 0 && published.problems.is_empty(),
+        ready: published.revision != 0 && published.problems.is_empty() && keeps_up,
         revision: published.revision,
+        agent: AgentStatus { pid: std::process::id() },
+        proxy: proxies.last().cloned(),
         proxies,
         endpoints_ready: published.endpoints.len(),
         endpoints: agent.endpoints.lock().iter().count(),
@@ -57,7 +61,7 @@ fn proxy_problems(
 }
 
 /// `GET /v1/endpoints`.
-pub(super) fn endpoints(agent: &Agent) -> Vec<Endpoint> {
+pub(super) fn endpoints(agent: &Agent) -> Endpoints {
     let published = agent.published.borrow().clone();
     let view = &published.view;
     let records: Vec<_> = agent.endpoints.lock().iter().cloned().collect();
@@ -65,14 +69,16 @@ pub(super) fn endpoints(agent: &Agent) -> Vec<Endpoint> {
         let pod = view.snapshot.endpoints.get(&record.pod_key()).filter(|pod| pod.id == record.id);
         let policy = view.compiled.endpoints.get(&record.id);
         let state = match (published.endpoints.contains(&record.id), pod) {
-            (true, _) => "ready",
+            (true, Some(pod)) if pod.ready => "ready",
+            (true, _) => "not ready",
             (false, None) if record.veth.is_some() => "no manifest",
             (false, _) => "waiting",
         };
         Endpoint {
             id: record.id,
             namespace: record.namespace,
-            pod: record.pod,
+            name: record.pod,
+            ready: state == "ready",
             state: state.into(),
             identity: pod.map_or(0, |pod| pod.identity),
             labels: pod.map(|pod| label_list(&pod.identity_labels)).unwrap_or_default(),
@@ -85,11 +91,11 @@ pub(super) fn endpoints(agent: &Agent) -> Vec<Endpoint> {
     });
     let mut endpoints: Vec<_> = endpoints.collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
-    endpoints
+    Endpoints { endpoints }
 }
 
 /// `GET /v1/services`.
-pub(super) fn services(agent: &Agent) -> Vec<Service> {
+pub(super) fn services(agent: &Agent) -> Services {
     let published = agent.published.borrow().clone();
     let services = published.view.compiled.services.iter().map(|service| Service {
         namespace: service.namespace.clone(),
@@ -101,11 +107,11 @@ pub(super) fn services(agent: &Agent) -> Vec<Service> {
         affinity_seconds: service.affinity_seconds,
         backends: service.backends.clone(),
     });
-    services.collect()
+    Services { services: services.collect() }
 }
 
 /// `GET /v1/identities`.
-pub(super) fn identities(agent: &Agent) -> Vec<Identity> {
+pub(super) fn identities(agent: &Agent) -> Identities {
     let published = agent.published.borrow().clone();
     let mut pods: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for (key, pod) in &published.view.snapshot.endpoints {
@@ -116,11 +122,11 @@ pub(super) fn identities(agent: &Agent) -> Vec<Identity> {
         labels: label_list(labels),
         pods: pods.remove(id).unwrap_or_default(),
     });
-    identities.collect()
+    Identities { identities: identities.collect() }
 }
 
 /// `GET /v1/policies`.
-pub(super) fn policies(agent: &Agent) -> Vec<Policy> {
+pub(super) fn policies(agent: &Agent) -> Policies {
     let published = agent.published.borrow().clone();
     let policies = published.view.snapshot.policies.values().map(|policy| Policy {
         kind: policy.kind.clone(),
@@ -129,7 +135,7 @@ pub(super) fn policies(agent: &Agent) -> Vec<Policy> {
         rules: policy.rules.len(),
         refused: policy.refused.clone(),
     });
-    policies.collect()
+    Policies { policies: policies.collect() }
 }
 
 /// The agent's part of `GET /metrics`.

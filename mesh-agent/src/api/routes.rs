@@ -70,9 +70,14 @@ async fn route(agent: &Agent, request: Request<Incoming>) -> Answer {
         (&Method::GET, ["v1", "policies"]) => ok(&lists::policies(agent)),
         (&Method::GET, ["v1", "flows"]) => flows(agent, request.uri().query().unwrap_or_default()),
         (&Method::GET, ["v1", "dns"]) => Ok(stream(streams::dns(agent.published.clone()))),
-        (&Method::GET, ["metrics"]) => {
-            let page = crate::metrics::whole_page(lists::metrics_page(agent).await).await;
-            Ok(text(page))
+        (&Method::GET, ["v1", "pods"]) => Ok(stream(streams::pods(agent.pods.subscribe()))),
+        (&Method::GET, ["metrics"]) => Ok(metrics(agent, &path).await),
+        (&Method::POST, ["v1", "explain"]) => {
+            let question = body(request).await?;
+            let published = agent.published.borrow().clone();
+            let explanation =
+                crate::explain::explain(&published.view.snapshot, &published.view.compiled, &question);
+            ok(&explanation.map_err(Refusal::bad)?)
         }
         (&Method::GET, ["v1", "cni", "status"]) => match agent.published.borrow().revision {
             0 => Err(CniError::Starting.into()),
@@ -85,7 +90,7 @@ async fn route(agent: &Agent, request: Request<Incoming>) -> Answer {
         (&Method::POST, ["v1", "pods", namespace, name, "ready"]) => {
             let (namespace, name) = ((*namespace).to_owned(), (*name).to_owned());
             let state: Readiness = body(request).await?;
-            if agent.pods.set_ready(&namespace, &name, state.ready) {
+            if agent.set_ready(&namespace, &name, state.ready)? {
                 return ok(&serde_json::json!({}));
             }
             Err(Refusal::new(StatusCode::NOT_FOUND, format!("pod {namespace}/{name} is not known")))
@@ -95,6 +100,15 @@ async fn route(agent: &Agent, request: Request<Incoming>) -> Answer {
             Err(Refusal::new(StatusCode::NOT_FOUND, message))
         }
     }
+}
+
+/// The page for Prometheus.
+pub(super) async fn metrics(agent: &Agent, path: &str) -> Response<Body> {
+    if path != "/metrics" {
+        let error = format!("{path} is nothing that is served here: use /metrics");
+        return json(StatusCode::NOT_FOUND, &ApiError { error });
+    }
+    text(crate::metrics::whole_page(lists::metrics_page(agent).await).await)
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,15 +7,18 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
 use super::Body;
+use super::types::NodePods;
 use crate::dns::state::DnsState;
 use crate::flows::filter::FlowFilter;
 use crate::flows::{Flow, FlowLog};
 use crate::publish::Published;
+use crate::sources;
 
 type Chunk = Result<Frame<Bytes>, Infallible>;
 
@@ -62,6 +65,33 @@ pub(super) fn dns(mut published: watch::Receiver<Arc<Published>>) -> Body {
         }
     });
     StreamBody::new(lines).boxed()
+}
+
+/// The pods of this node by their manifests: all of them now, and again whenever that changes.
+pub(super) fn pods(mut source: watch::Receiver<Arc<sources::Published>>) -> Body {
+    source.mark_changed();
+    let lines = stream::unfold((source, None), async |(mut source, sent)| {
+        loop {
+            source.changed().await.ok()?;
+            let state = node_pods(&source.borrow_and_update());
+            if sent.as_ref() != Some(&state) {
+                return Some((chunk(line(&state)), (source, Some(state))));
+            }
+        }
+    });
+    StreamBody::new(lines).boxed()
+}
+
+fn node_pods(published: &sources::Published) -> NodePods {
+    let snapshot = &published.snapshot;
+    let here = |pod: &&Arc<Pod>| sources::endpoints::node_name(pod, &snapshot.node) == snapshot.node;
+    let dns = snapshot.services.get("kube-system/kube-dns");
+    NodePods {
+        node: snapshot.node.clone(),
+        node_addresses: snapshot.nodes.get(&snapshot.node).map(|n| n.addresses.clone()).unwrap_or_default(),
+        dns_servers: dns.map(|service| service.cluster_ips.clone()).unwrap_or_default(),
+        pods: published.pods.values().filter(here).cloned().collect(),
+    }
 }
 
 fn chunk(bytes: Vec<u8>) -> Chunk {

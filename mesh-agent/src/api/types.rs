@@ -2,7 +2,9 @@
 //! are added, never renamed. The command line's `-o json` prints these very documents.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
 use crate::publish::proxy::ProxyStatus;
@@ -14,11 +16,15 @@ pub struct Status {
     pub instance: String,
     pub version: String,
     pub node: String,
-    pub pid: u32,
-    /// Policy is in force and nothing is wrong with it.
+    /// Policy is in force in the kernel, nothing is wrong with it, and a proxy keeps up.
     pub ready: bool,
     /// Policy revision in force; 0 = none yet.
     pub revision: u32,
+    pub agent: AgentStatus,
+    /// The newest proxy; absent if none is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyStatus>,
+    /// All of them: two during a hand-over.
     pub proxies: Vec<ProxyStatus>,
     /// Pods whose policy is in the kernel, and all attached ones.
     pub endpoints_ready: usize,
@@ -31,6 +37,12 @@ pub struct Status {
     pub problems: Vec<Problem>,
 }
 
+/// The agent's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub pid: u32,
+}
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -40,14 +52,23 @@ pub struct Problem {
     pub message: String,
 }
 
-/// An element of `GET /v1/endpoints`.
+/// `GET /v1/endpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A pod of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     pub id: u32,
     pub namespace: String,
-    pub pod: String,
-    /// `ready`: policy is in the kernel; `waiting`: not yet; `no manifest`: the pod's manifest is gone.
+    pub name: String,
+    /// Its policy is in the kernel, and whoever runs the pod calls it ready.
+    pub ready: bool,
+    /// `ready`; `not ready`: enforced, but the pod is not ready; `waiting`: its policy is not in the kernel
+    /// yet; `no manifest`: its manifest is gone, everything of it is dropped.
     pub state: String,
     pub identity: u32,
     pub labels: Vec<String>,
@@ -60,7 +81,13 @@ pub struct Endpoint {
     pub l7_rules: usize,
 }
 
-/// An element of `GET /v1/services`: one service port at one address.
+/// `GET /v1/services`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Services {
+    pub services: Vec<Service>,
+}
+
+/// One service port at one address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
@@ -77,7 +104,13 @@ pub struct Service {
     pub backends: Vec<SocketAddr>,
 }
 
-/// An element of `GET /v1/identities`.
+/// `GET /v1/identities`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identities {
+    pub identities: Vec<Identity>,
+}
+
+/// A security identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
@@ -87,7 +120,13 @@ pub struct Identity {
     pub pods: Vec<String>,
 }
 
-/// An element of `GET /v1/policies`.
+/// `GET /v1/policies`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policies {
+    pub policies: Vec<Policy>,
+}
+
+/// A policy object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
@@ -100,6 +139,18 @@ pub struct Policy {
     /// Why the newest version was refused; the rules above are then the last valid ones, or denials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+}
+
+/// A line of `GET /v1/pods`: what whoever runs pods needs to know.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePods {
+    pub node: String,
+    pub node_addresses: Vec<IpAddr>,
+    /// Cluster addresses of service kube-system/kube-dns.
+    pub dns_servers: Vec<IpAddr>,
+    /// Manifests in force of pods of this node.
+    pub pods: Vec<Arc<Pod>>,
 }
 
 /// `POST /v1/explain`: what would become of this connection (and request).

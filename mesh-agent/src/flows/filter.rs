@@ -19,8 +19,8 @@ impl FlowFilter {
     /// Whether the flow is wanted.
     pub fn matches(&self, flow: &Flow) -> bool {
         self.verdict.is_none_or(|verdict| verdict == flow.verdict)
-            && self.from.as_ref().is_none_or(|filter| filter.matches(&flow.from))
-            && self.to.as_ref().is_none_or(|filter| filter.matches(&flow.to))
+            && self.from.as_ref().is_none_or(|filter| filter.matches(&flow.source))
+            && self.to.as_ref().is_none_or(|filter| filter.matches(&flow.destination))
     }
 }
 
@@ -94,7 +94,7 @@ impl PartyFilter {
         match self {
             Self::Name { namespace, name } => {
                 let service = party.service.split_once('/');
-                (party.namespace == *namespace && party.pod == *name)
+                (party.namespace == *namespace && party.name == *name)
                     || service == Some((namespace.as_str(), name.as_str()))
             }
             Self::Namespace(namespace) => {

@@ -62,8 +62,8 @@ impl View {
             observed_by: Observer::Kernel,
             direction: direction(u32::from(event.direction)),
             protocol: protocol(event.proto),
-            from: self.party(event.src_endpoint, event.src_identity, ip(event.src), port(event.sport)),
-            to: self.party(event.dst_endpoint, event.dst_identity, ip(event.dst), port(event.dport)),
+            source: self.party(event.src_endpoint, event.src_identity, ip(event.src), port(event.sport)),
+            destination: self.party(event.dst_endpoint, event.dst_identity, ip(event.dst), port(event.dport)),
             reason: reason(u32::from(event.reason)),
             policy: self.policy(event.rule),
             tcp_flags: if event.proto == proto::TCP { tcp_flags(event.tcp_flags) } else { String::new() },
@@ -84,8 +84,8 @@ impl View {
             observed_by: Observer::Proxy,
             direction: direction(record.direction),
             protocol: protocol(proto::TCP),
-            from: self.party(record.src_endpoint, record.src_identity, from, from_port),
-            to: self.proxy_destination(record, to, to_port),
+            source: self.party(record.src_endpoint, record.src_identity, from, from_port),
+            destination: self.proxy_destination(record, to, to_port),
             reason: reason(record.reason),
             policy: self.policy(record.rule),
             detail: record.detail.clone(),
@@ -107,12 +107,12 @@ impl View {
     /// The original destination, named after the chosen backend where that was a service.
     fn proxy_destination(&self, record: &wire::Flow, to: Option<IpAddr>, port: u16) -> Party {
         let mut party = self.party(record.dst_endpoint, record.dst_identity, to, port);
-        if party.pod.is_empty()
+        if party.name.is_empty()
             && let (Some(backend), _) = address(&record.backend)
             && let Some(pod) = self.by_address.get(&backend)
         {
             party.namespace.clone_from(&pod.namespace);
-            party.pod.clone_from(&pod.name);
+            party.name.clone_from(&pod.name);
         }
         party
     }
@@ -128,7 +128,7 @@ impl View {
             identity,
             labels: self.labels.get(&identity).cloned().unwrap_or_default(),
             namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
-            pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
+            name: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
             service: ip.and_then(|ip| self.by_vip.get(&ip).cloned()).unwrap_or_default(),
         }
     }
@@ -144,13 +144,7 @@ impl View {
     }
 
     fn policy(&self, rule: u32) -> Option<PolicyName> {
-        let rule = self.compiled.rules.get(&rule)?;
-        Some(PolicyName {
-            kind: rule.kind.clone(),
-            namespace: rule.namespace.clone(),
-            name: rule.name.clone(),
-            rule: rule.path.clone(),
-        })
+        self.compiled.rules.get(&rule).map(PolicyName::from)
     }
 }
 

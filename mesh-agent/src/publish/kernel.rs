@@ -28,6 +28,8 @@ pub trait Kernel: Send + 'static {
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), AttachError>;
     /// Forgets the policies of all endpoints but these.
     fn retain_policies(&mut self, ids: &BTreeSet<u32>) -> Result<(), MapError>;
+    /// Puts the program onto a device toward the outside.
+    fn attach_device(&mut self, ifindex: u32) -> Result<(), AttachError>;
     /// Makes ipcache and services what `state` says.
     fn sync(&mut self, state: &KernelState) -> Result<(), MapError>;
     /// What the programs counted.
@@ -61,6 +63,10 @@ impl Kernel for Datapath {
         Datapath::retain_policies(self, ids).map(drop)
     }
 
+    fn attach_device(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        Datapath::attach_device(self, ifindex)
+    }
+
     fn sync(&mut self, state: &KernelState) -> Result<(), MapError> {
         self.sync_ipcache(&state.ipcache)?;
         self.sync_services(&state.services).map(drop)
@@ -89,6 +95,7 @@ type Reply<T> = oneshot::Sender<T>;
 enum Command {
     Apply(Box<KernelState>, Reply<Applied>),
     Detach(u32, Reply<Result<(), AttachError>>),
+    AttachDevice(u32, Reply<Result<(), AttachError>>),
     Counters(Reply<Result<Counters, MapError>>),
     CollectGarbage(Reply<Result<GcReport, AttachError>>),
 }
@@ -104,6 +111,7 @@ impl std::fmt::Debug for Command {
         f.write_str(match self {
             Self::Apply(..) => "Apply",
             Self::Detach(..) => "Detach",
+            Self::AttachDevice(..) => "AttachDevice",
             Self::Counters(..) => "Counters",
             Self::CollectGarbage(..) => "CollectGarbage",
         })
@@ -136,6 +144,11 @@ impl KernelHandle {
     /// Takes the programs off a veth.
     pub async fn detach(&self, ifindex: u32) -> Result<Result<(), AttachError>, KernelGone> {
         self.ask(|reply| Command::Detach(ifindex, reply)).await
+    }
+
+    /// Puts the program onto a device toward the outside.
+    pub async fn attach_device(&self, ifindex: u32) -> Result<Result<(), AttachError>, KernelGone> {
+        self.ask(|reply| Command::AttachDevice(ifindex, reply)).await
     }
 
     /// What the programs counted.
@@ -172,6 +185,9 @@ impl<K: Kernel> Writer<K> {
             Command::Detach(ifindex, reply) => {
                 self.written.endpoints.remove(&ifindex);
                 let _ = reply.send(self.kernel.detach_endpoint(ifindex));
+            }
+            Command::AttachDevice(ifindex, reply) => {
+                let _ = reply.send(self.kernel.attach_device(ifindex));
             }
             Command::Counters(reply) => {
                 let _ = reply.send(self.kernel.counters());

@@ -7,7 +7,9 @@ fn request(container: &str, pod: &str) -> AllocateRequest {
 
 fn open(dir: &tempfile::TempDir) -> Endpoints {
     let cidrs = ["10.0.0.0/24".parse().expect("a CIDR"), "fd00::/64".parse().expect("a CIDR")];
-    Endpoints::open(dir.path(), &cidrs).expect("state")
+    let mut endpoints = Endpoints::open(dir.path()).expect("state");
+    endpoints.use_pod_cidrs(&cidrs).expect("room");
+    endpoints
 }
 
 #[test]
@@ -67,6 +69,6 @@ fn a_disk_that_cannot_be_written_changes_nothing() {
 fn a_damaged_file_is_named() {
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::write(dir.path().join(FILE), "{\"lastId\": 1,").expect("written");
-    let error = Endpoints::open(dir.path(), &["10.0.0.0/24".parse().expect("a CIDR")]).expect_err("damaged");
+    let error = Endpoints::open(dir.path()).expect_err("damaged");
     assert!(error.to_string().contains("endpoints.json"), "{error}");
 }

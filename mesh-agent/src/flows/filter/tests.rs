@@ -7,7 +7,7 @@ fn flow() -> Flow {
         identity: 300,
         labels: vec!["k8s:app=web".into(), "k8s:io.kubernetes.pod.namespace=shop".into()],
         namespace: "shop".into(),
-        pod: "web".into(),
+        name: "web".into(),
         ..Party::default()
     };
     let to = Party {
@@ -18,7 +18,7 @@ fn flow() -> Flow {
         service: "shop/api".into(),
         ..Party::default()
     };
-    Flow { verdict: FlowVerdict::Dropped, from, to, ..Flow::default() }
+    Flow { verdict: FlowVerdict::Dropped, source: from, destination: to, ..Flow::default() }
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn ends() {
     ];
     for (text, from, to) in rows {
         let filter: PartyFilter = text.parse().expect(text);
-        assert_eq!((filter.matches(&flow.from), filter.matches(&flow.to)), (from, to), "{text}");
+        assert_eq!((filter.matches(&flow.source), filter.matches(&flow.destination)), (from, to), "{text}");
     }
     for bad in ["", "/", "a/b/c", "identity:x", "10.0.0.0/99", "x y"] {
         let error = bad.parse::<PartyFilter>().expect_err(bad);

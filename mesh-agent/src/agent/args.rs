@@ -1,0 +1,124 @@
+//! The command line of `heddle agent`. `heddle run` takes the same arguments and passes them on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use policy::snapshot::{AllowLocalhost, Settings};
+
+/// User and group of the proxy.
+pub const PROXY_UID: u32 = 64_815;
+
+/// Run the node agent: reads manifests, loads the eBPF programs, keeps kernel and proxy up to date.
+///
+/// It can be stopped, killed and upgraded without traffic noticing: what is in force stays in force.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  heddle agent --manifests /etc/heddle/manifests
+  heddle --instance test agent --manifests ./shop --pod-cidr 10.9.0.0/24 --no-masquerade
+See `heddle run` for a whole node in one command.")]
+pub struct Args {
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// What describes a node.
+#[derive(Clone, Debug, clap::Args)]
+pub struct NodeArgs {
+    /// Folder of Kubernetes manifests; watched.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Name of this node in manifests. [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Range for pods' addresses, one or more; a Node manifest's spec.podCIDRs come first.
+    #[arg(long = "pod-cidr", value_name = "CIDR", default_values = ["10.244.0.0/24", "fd00:10:244::/64"])]
+    pub pod_cidrs: Vec<IpNet>,
+    /// Range for the addresses of services that ask for one.
+    #[arg(long = "service-cidr", value_name = "CIDR", default_values = ["10.96.0.0/16", "fd00:10:96::/112"])]
+    pub service_cidrs: Vec<IpNet>,
+    /// Pods keep their own address on the way to the world.
+    #[arg(long)]
+    pub no_masquerade: bool,
+    /// Whether the node may always reach its own pods, or policy decides.
+    #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
+    pub allow_localhost: Localhost,
+    /// Name of the cluster, part of every identity.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub cluster: String,
+    /// Devices that bring packets from outside. [default: those of the default routes]
+    #[arg(long = "device", value_name = "NAME")]
+    pub devices: Vec<String>,
+    /// Whose connects to services are translated. [default: the instance's own cgroup]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// User and group of the proxy.
+    #[arg(long, default_value_t = PROXY_UID)]
+    pub uid: u32,
+    /// Events that each CPU may report in a second; what is left out is counted. 0 = no limit.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub events_per_second: u32,
+    /// UDP port of a tunnel between nodes: no pod may send to it.
+    #[arg(long, default_value_t = 8472, value_name = "PORT")]
+    pub tunnel_port: u16,
+    /// Where Prometheus reads.
+    #[arg(long, default_value = "[::]:15020", value_name = "ADDRESS")]
+    pub metrics_address: SocketAddr,
+    /// Address of an API server outside the cluster's nodes (entity kube-apiserver).
+    #[arg(long = "kube-apiserver", value_name = "IP")]
+    pub kube_apiserver: Vec<IpAddr>,
+}
+
+/// `--allow-localhost`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Localhost {
+    #[default]
+    Always,
+    Policy,
+}
+
+impl NodeArgs {
+    /// The settings that change verdicts.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            allow_localhost: match self.allow_localhost {
+                Localhost::Always => AllowLocalhost::Always,
+                Localhost::Policy => AllowLocalhost::Policy,
+            },
+            kube_apiserver: self.kube_apiserver.clone(),
+            ..Settings::default()
+        }
+    }
+
+    /// The node's name, as given or as the host is called.
+    pub fn node_name(&self) -> String {
+        let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        self.node_name.clone().or_else(host).unwrap_or_else(|| "localhost".into())
+    }
+
+    /// The same arguments for a child process.
+    pub fn to_arguments(&self) -> Vec<String> {
+        let mut all = vec!["--manifests".into(), self.manifests.display().to_string()];
+        let mut add = |name: &str, value: String| all.extend([name.to_owned(), value]);
+        add("--node-name", self.node_name());
+        self.pod_cidrs.iter().for_each(|net| add("--pod-cidr", net.to_string()));
+        self.service_cidrs.iter().for_each(|net| add("--service-cidr", net.to_string()));
+        let localhost = if self.allow_localhost == Localhost::Always { "always" } else { "policy" };
+        add("--allow-localhost", localhost.into());
+        add("--cluster", self.cluster.clone());
+        self.devices.iter().for_each(|name| add("--device", name.clone()));
+        if let Some(cgroup) = &self.cgroup {
+            add("--cgroup", cgroup.display().to_string());
+        }
+        add("--uid", self.uid.to_string());
+        add("--events-per-second", self.events_per_second.to_string());
+        add("--tunnel-port", self.tunnel_port.to_string());
+        add("--metrics-address", self.metrics_address.to_string());
+        self.kube_apiserver.iter().for_each(|ip| add("--kube-apiserver", ip.to_string()));
+        if self.no_masquerade {
+            all.push("--no-masquerade".into());
+        }
+        all
+    }
+}

@@ -1,0 +1,138 @@
+//! What the agent does until it ends, besides publishing and answering.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ebpf_redirect::{Datapath, Events};
+use l7_proxy::wire;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Agent;
+use crate::flows::view::wall_offset_ns;
+use crate::node::{Device, NetworkChanges, Plumbing};
+
+/// How often expired connections are looked for.
+const GARBAGE_EVERY: Duration = Duration::from_secs(10);
+/// How often deletions that the CNI plugin left are looked for.
+const DELETIONS_EVERY: Duration = Duration::from_secs(3);
+/// How often veths that vanished are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// The node's devices are looked at this long after a change, since changes come in swarms.
+const NETWORK_SETTLE: Duration = Duration::from_millis(500);
+
+/// Kernel events become flows.
+pub(super) async fn kernel_flows(agent: Arc<Agent>, mut events: Events) {
+    loop {
+        match events.next().await {
+            Ok(batch) => {
+                let view = agent.published.borrow().view.clone();
+                let offset = wall_offset_ns();
+                agent.metrics.flows.inc_by(batch.len() as u64);
+                batch.iter().for_each(|event| agent.flows.push(view.kernel_flow(event, offset)));
+            }
+            Err(error) => {
+                tracing::error!("kernel events cannot be read: {error}: flows show the proxy's part only");
+                return;
+            }
+        }
+    }
+}
+
+/// Access records become flows.
+pub(super) async fn proxy_flows(agent: Arc<Agent>, mut records: mpsc::Receiver<wire::Flows>) {
+    while let Some(batch) = records.recv().await {
+        let view = agent.published.borrow().view.clone();
+        agent.metrics.flows_lost.inc_by(batch.lost);
+        agent.metrics.flows.inc_by(batch.flows.len() as u64);
+        batch.flows.iter().for_each(|record| agent.flows.push(view.proxy_flow(record)));
+    }
+}
+
+/// Expired connections, deletions left by the plugin, vanished veths.
+pub(super) async fn housekeeping(agent: Arc<Agent>) {
+    let every = |period| {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    let (mut garbage, mut deletions, mut sweep) =
+        (every(GARBAGE_EVERY), every(DELETIONS_EVERY), every(SWEEP_EVERY));
+    loop {
+        tokio::select! {
+            _ = garbage.tick() => match agent.kernel.collect_garbage().await {
+                Ok(Ok(report)) => tracing::debug!("{report:?}"),
+                Ok(Err(error)) => tracing::error!("expired connections cannot be removed: {error}"),
+                Err(error) => tracing::error!("{error}"),
+            },
+            _ = deletions.tick() => release_deleted(&agent).await,
+            _ = sweep.tick() => agent.sweep().await,
+        }
+    }
+}
+
+async fn release_deleted(agent: &Agent) {
+    let Ok((pending, _)) = crate::cni::pending_deletions(&agent.instance.run_dir()) else { return };
+    for deletion in pending {
+        let released = agent.release(&deletion.attachment).await;
+        let done =
+            released.map_err(|e| e.to_string()).and_then(|()| deletion.done().map_err(|e| e.to_string()));
+        if let Err(error) = done {
+            tracing::warn!("a deletion that the CNI plugin left: {error}");
+        }
+    }
+}
+
+/// Puts the program onto new devices toward the outside.
+pub(super) async fn network(agent: Arc<Agent>, names: Vec<String>) {
+    let Some(plumbing) = &agent.plumbing else { return };
+    let mut changes = match NetworkChanges::listen() {
+        Ok(changes) => changes,
+        Err(error) => return tracing::error!("{error}: new devices are not noticed"),
+    };
+    loop {
+        changes.changed().await;
+        tokio::time::sleep(NETWORK_SETTLE).await;
+        match wanted_devices(plumbing, &names).await {
+            Ok(devices) => {
+                for device in devices {
+                    match agent.kernel.attach_device(device.ifindex).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::error!("device {}: {error}", device.name),
+                        Err(error) => tracing::error!("{error}"),
+                    }
+                }
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
+
+/// Puts the program onto the devices toward the outside, and says which they are.
+pub(super) async fn attach_devices(
+    datapath: &mut Datapath,
+    plumbing: &Plumbing,
+    names: &[String],
+) -> anyhow::Result<Vec<Device>> {
+    let devices = wanted_devices(plumbing, names).await?;
+    for device in &devices {
+        datapath.attach_device(device.ifindex)?;
+    }
+    for stale in datapath.devices()?.into_iter().filter(|i| devices.iter().all(|d| d.ifindex != *i)) {
+        datapath.detach_device(stale)?;
+    }
+    Ok(devices)
+}
+
+async fn wanted_devices(plumbing: &Plumbing, names: &[String]) -> anyhow::Result<Vec<Device>> {
+    if names.is_empty() {
+        return Ok(plumbing.default_devices().await?);
+    }
+    let devices = names.iter().map(|name| {
+        let ifindex = nix::net::if_::if_nametoindex(name.as_str()).map_err(|_| {
+            anyhow::anyhow!("--device {name}: there is no such device in this network namespace")
+        })?;
+        Ok(Device { ifindex, name: name.clone() })
+    });
+    devices.collect()
+}

@@ -1,0 +1,106 @@
+//! The source of configuration as the rest of the agent sees it.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+
+use super::endpoints::Record;
+use crate::api::types::Problem;
+use crate::sources::{self, Registration, Registry, Severity};
+
+/// Why a pod cannot be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    #[error(
+        "pod {namespace}/{name} has no manifest: add a Pod named {name} in namespace {namespace} to the manifests"
+    )]
+    NoManifest { namespace: String, name: String },
+    #[error("pod {0} uses the node's network (hostNetwork): it gets no interface of its own")]
+    HostNetwork(String),
+}
+
+/// Pods by their manifests, and where attached ones are told to the source.
+pub trait Pods: Send + Sync + std::fmt::Debug {
+    /// Whether there is a manifest for a pod that may be attached.
+    fn known(&self, namespace: &str, name: &str) -> Result<(), RegisterError>;
+    /// Whether somebody will ask the pod if it is ready.
+    fn has_readiness_probe(&self, record: &Record) -> bool;
+    /// Gives a pod its endpoint id, addresses and readiness in the snapshots to come.
+    fn register(&self, record: &Record);
+    /// Takes them away. A newer attachment of the same pod keeps its own.
+    fn unregister(&self, record: &Record);
+    /// Manifests that were refused or are doubtful.
+    fn problems(&self) -> Vec<Problem>;
+    /// Everything that the source has published, now and from now on.
+    fn subscribe(&self) -> watch::Receiver<Arc<sources::Published>>;
+}
+
+/// [`Pods`] of a running source.
+#[derive(Debug)]
+pub(super) struct SourcePods {
+    pub(super) registry: Registry,
+    pub(super) published: watch::Receiver<Arc<sources::Published>>,
+}
+
+/// A record as the source takes it.
+pub(super) fn registration(record: &Record) -> Registration {
+    Registration {
+        namespace: record.namespace.clone(),
+        pod: record.pod.clone(),
+        endpoint: record.id,
+        addresses: record.addresses.clone(),
+        ready: record.ready,
+    }
+}
+
+impl SourcePods {
+    fn manifest(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.published.borrow().pods.get(&format!("{namespace}/{name}")).cloned()
+    }
+}
+
+impl Pods for SourcePods {
+    fn known(&self, namespace: &str, name: &str) -> Result<(), RegisterError> {
+        let missing = || RegisterError::NoManifest { namespace: namespace.to_owned(), name: name.to_owned() };
+        let pod = self.manifest(namespace, name).ok_or_else(missing)?;
+        if sources::endpoints::is_host_network(&pod) {
+            return Err(RegisterError::HostNetwork(format!("{namespace}/{name}")));
+        }
+        Ok(())
+    }
+
+    fn has_readiness_probe(&self, record: &Record) -> bool {
+        let pod = self.manifest(&record.namespace, &record.pod);
+        let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
+        spec.is_some_and(|spec| spec.containers.iter().any(|c| c.readiness_probe.is_some()))
+    }
+
+    fn register(&self, record: &Record) {
+        self.registry.upsert(registration(record));
+    }
+
+    fn unregister(&self, record: &Record) {
+        self.registry.remove(record.id);
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let problems = self.published.borrow().problems.clone();
+        let mut sorted: Vec<_> = problems.iter().collect();
+        sorted.sort_by_key(|problem| problem.severity);
+        let problem = |problem: &&sources::Problem| {
+            let object = if problem.object.is_empty() {
+                problem.file.display().to_string()
+            } else {
+                problem.object.clone()
+            };
+            let severity = if problem.severity == Severity::Warning { "warning: " } else { "" };
+            Problem { object, message: format!("{severity}{problem}") }
+        };
+        sorted.iter().map(problem).collect()
+    }
+
+    fn subscribe(&self) -> watch::Receiver<Arc<sources::Published>> {
+        self.published.clone()
+    }
+}

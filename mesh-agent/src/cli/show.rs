@@ -1,0 +1,228 @@
+//! `heddle status` and the lists: what the agent says, as a table or as its JSON.
+
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Global;
+use super::table::{Table, printable};
+use crate::api::client::Client;
+use crate::api::types::{Endpoints, Identities, Policies, Services, Status};
+
+/// How something is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    #[default]
+    Table,
+    Json,
+}
+
+/// `-o`, for every command that prints what the agent knows.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct OutputArgs {
+    /// For people, or the API's document.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Say whether the node works: revision in force, proxy, endpoints, and everything that is wrong.
+///
+/// The exit code is 0 if the agent is ready, 1 if it is not or does not answer.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  heddle status\n  heddle status -o json | jq .revision\n  heddle --instance test status"
+)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Look at the pods of this node.
+#[derive(Debug, clap::Args)]
+pub struct EndpointArgs {
+    #[command(subcommand)]
+    command: List,
+}
+
+/// Look at service addresses and their backends.
+#[derive(Debug, clap::Args)]
+pub struct ServiceArgs {
+    #[command(subcommand)]
+    command: List,
+}
+
+/// Look at security identities and the labels behind them.
+#[derive(Debug, clap::Args)]
+pub struct IdentityArgs {
+    #[command(subcommand)]
+    command: List,
+}
+
+#[derive(Debug, Subcommand)]
+enum List {
+    /// List all of them.
+    #[command(
+        after_help = "Examples:\n  heddle endpoint list\n  heddle service list -o json\n  heddle identity list"
+    )]
+    List(OutputArgs),
+}
+
+impl StatusArgs {
+    pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
+        let status: Status = ask(global, "/v1/status")?;
+        match self.output.output {
+            Output::Json => print_json(&status)?,
+            Output::Table => print!("{}", status_text(&status)),
+        }
+        Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl EndpointArgs {
+    pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
+        let List::List(output) = self.command;
+        list(global, output, "/v1/endpoints", |list: &Endpoints| {
+            let mut table =
+                Table::new(["ID", "POD", "STATE", "IDENTITY", "ADDRESSES", "INTERFACE", "POLICY", "L7"]);
+            for e in &list.endpoints {
+                table.row([
+                    e.id.to_string(),
+                    format!("{}/{}", e.namespace, e.name),
+                    e.state.clone(),
+                    e.identity.to_string(),
+                    joined(&e.addresses),
+                    e.interface.clone(),
+                    format!("{} entries", e.policy_entries),
+                    format!("{} rules", e.l7_rules),
+                ]);
+            }
+            table
+        })
+    }
+}
+
+impl ServiceArgs {
+    pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
+        let List::List(output) = self.command;
+        list(global, output, "/v1/services", |list: &Services| {
+            let mut table = Table::new(["SERVICE", "PORT", "ADDRESS", "PROTOCOL", "LAYER 7", "BACKENDS"]);
+            for s in &list.services {
+                table.row([
+                    format!("{}/{}", s.namespace, s.name),
+                    s.port_name.clone(),
+                    s.address.to_string(),
+                    s.protocol.clone(),
+                    if s.l7 { "yes" } else { "no" }.into(),
+                    joined(&s.backends),
+                ]);
+            }
+            table
+        })
+    }
+}
+
+impl IdentityArgs {
+    pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
+        let List::List(output) = self.command;
+        list(global, output, "/v1/identities", |list: &Identities| {
+            let mut table = Table::new(["ID", "PODS", "LABELS"]);
+            for i in &list.identities {
+                table.row([i.id.to_string(), i.pods.join(","), i.labels.join(" ")]);
+            }
+            table
+        })
+    }
+}
+
+/// `heddle policy list`.
+pub fn policies(global: &Global, output: OutputArgs) -> anyhow::Result<ExitCode> {
+    list(global, output, "/v1/policies", |list: &Policies| {
+        let mut table = Table::new(["KIND", "NAMESPACE", "NAME", "RULES", "STATE"]);
+        for p in &list.policies {
+            let state = p.refused.as_ref().map_or_else(|| "in force".into(), |why| format!("refused: {why}"));
+            table.row([p.kind.clone(), p.namespace.clone(), p.name.clone(), p.rules.to_string(), state]);
+        }
+        table
+    })
+}
+
+/// Asks the agent for one document.
+pub fn ask<T: DeserializeOwned>(global: &Global, path: &str) -> anyhow::Result<T> {
+    Ok(runtime()?.block_on(Client::new(&global.instance).get(path))?)
+}
+
+/// The little runtime of a command that asks the agent.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Prints a document as indented JSON.
+pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn list<T: DeserializeOwned + Serialize>(
+    global: &Global,
+    output: OutputArgs,
+    path: &str,
+    table: impl Fn(&T) -> Table,
+) -> anyhow::Result<ExitCode> {
+    let elements: T = ask(global, path)?;
+    match output.output {
+        Output::Json => print_json(&elements)?,
+        Output::Table => {
+            let table = table(&elements);
+            if table.is_empty() {
+                println!("none");
+            } else {
+                print!("{table}");
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `heddle status` for people.
+pub fn status_text(status: &Status) -> String {
+    let state = if status.ready { "ready" } else { "NOT READY" };
+    let mut text = format!(
+        "Instance {} on node {}: {state}, policy revision {} (heddle {}, agent pid {})\n",
+        status.instance, status.node, status.revision, status.version, status.agent.pid
+    );
+    for proxy in &status.proxies {
+        let late = if proxy.late { ", LATE" } else { "" };
+        text += &format!(
+            "Proxy: pid {}, revision {}{late} (heddle {})\n",
+            proxy.pid, proxy.revision, proxy.version
+        );
+    }
+    if status.proxies.is_empty() {
+        text += "Proxy: none\n";
+    }
+    text += &format!(
+        "Endpoints: {} of {} ready\nService ports: {}\nIdentities: {}\nPolicies: {}, {} of them refused\n",
+        status.endpoints_ready,
+        status.endpoints,
+        status.services,
+        status.identities,
+        status.policies,
+        status.policies_refused
+    );
+    if !status.problems.is_empty() {
+        text += "Problems:\n";
+    }
+    for problem in &status.problems {
+        text += &format!("  {}: {}\n", printable(&problem.object), printable(&problem.message));
+    }
+    text
+}
+
+fn joined<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests;

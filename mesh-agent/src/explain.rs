@@ -1,0 +1,190 @@
+//! `policy explain`: from names as users write them to [`policy::explain`], and its answer as JSON and text.
+//! The decision itself is the policy crate's, the very code that kernel and proxy run.
+
+use std::net::SocketAddr;
+
+use abi::proto;
+use policy::explain::{Explanation, HttpQuery, HttpSide, Query, Side};
+use policy::{CompiledPolicy, Snapshot};
+use serde::{Deserialize, Serialize};
+
+use crate::api::types::ExplainRequest;
+use crate::flows::PolicyName;
+use crate::flows::label_list;
+
+/// Answer to [`ExplainRequest`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// `allow`, `redirect` (the proxy decides on each request) or `deny`.
+    pub verdict: String,
+    pub from: End,
+    pub to: End,
+    pub protocol: String,
+    /// Port that was decided on: behind a service the backend's.
+    pub port: u16,
+    /// `namespace/name` and backend, if `to` was a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Service>,
+    /// The source's egress policy; absent if the source is no pod of this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<SideAnswer>,
+    /// The destination's ingress policy; absent if the destination is no pod of this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<SideAnswer>,
+    /// All of it for people.
+    pub text: String,
+}
+
+/// One end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub name: String,
+    pub identity: u32,
+    pub labels: Vec<String>,
+}
+
+/// How a service's address was resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub backend: SocketAddr,
+    /// Ready ones.
+    pub backends: usize,
+}
+
+/// What one endpoint's policy says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SideAnswer {
+    /// `namespace/name` of the pod whose policy it is.
+    pub endpoint: String,
+    pub verdict: String,
+    /// Name of the drop reason, if denied.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The rule that decided; absent if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyName>,
+    /// That policy was refused and denies its subjects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+    /// What would have allowed a similar connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<String>,
+    /// What layer 7 says of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpAnswer>,
+}
+
+/// What one endpoint's HTTP rules say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpAnswer {
+    pub allowed: bool,
+    /// The rule that allows it or came nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// Answers a question about the state given.
+///
+/// # Errors
+/// A sentence for the user: an end that is not known, a protocol that is none.
+pub fn explain(
+    snapshot: &Snapshot,
+    compiled: &CompiledPolicy,
+    question: &ExplainRequest,
+) -> Result<Answer, String> {
+    let query = Query {
+        from: end(snapshot, &question.from),
+        to: end(snapshot, &question.to),
+        proto: protocol(&question.protocol)?,
+        port: question.port,
+        http: question.request.as_ref().map(|request| HttpQuery {
+            method: request.method.clone(),
+            path: request.path.clone(),
+            host: request.host.clone(),
+            headers: request.headers.clone(),
+        }),
+    };
+    let explanation =
+        policy::explain::explain(snapshot, compiled, &query).map_err(|error| error.to_string())?;
+    Ok(answer(&explanation))
+}
+
+/// `world` and the like are entities; `namespace/name` of a service, where no pod has that name, is its
+/// address.
+fn end(snapshot: &Snapshot, text: &str) -> String {
+    let pod = |key: &str| snapshot.endpoints.contains_key(key);
+    let key = if text.contains('/') { text.to_owned() } else { format!("default/{text}") };
+    if pod(&key) {
+        return key;
+    }
+    if policy::identity::reserved_number(text).is_some() {
+        return format!("entity:{text}");
+    }
+    let service = snapshot.services.get(&key);
+    let address = service.and_then(|service| service.cluster_ips.first());
+    address.map_or_else(|| text.to_owned(), ToString::to_string)
+}
+
+fn protocol(name: &str) -> Result<u8, String> {
+    match name.to_ascii_uppercase().as_str() {
+        "" | "TCP" => Ok(proto::TCP),
+        "UDP" => Ok(proto::UDP),
+        "SCTP" => Ok(proto::SCTP),
+        "ICMP" | "ICMPV4" => Ok(proto::ICMP),
+        "ICMPV6" => Ok(proto::ICMPV6),
+        _ => Err(format!("protocol {name:?}: use TCP, UDP, SCTP, ICMPv4 or ICMPv6")),
+    }
+}
+
+fn answer(explanation: &Explanation) -> Answer {
+    let end = |party: &policy::explain::Party| End {
+        name: party.endpoint.clone().unwrap_or_else(|| party.text.clone()),
+        identity: party.identity,
+        labels: label_list(&party.labels),
+    };
+    let verdict = match explanation.http_allowed {
+        Some(true) => "allow",
+        Some(false) => "deny",
+        None => explanation.outcome.name(),
+    };
+    Answer {
+        verdict: verdict.to_owned(),
+        from: end(&explanation.from),
+        to: end(&explanation.to),
+        protocol: crate::flows::view::protocol(explanation.proto),
+        port: explanation.port,
+        service: explanation.service.as_ref().map(|hop| Service {
+            name: hop.service.clone(),
+            backend: hop.backend,
+            backends: hop.backends,
+        }),
+        egress: explanation.egress.as_ref().map(side),
+        ingress: explanation.ingress.as_ref().map(side),
+        text: explanation.to_string(),
+    }
+}
+
+fn side(side: &Side) -> SideAnswer {
+    SideAnswer {
+        endpoint: side.endpoint.clone(),
+        verdict: side.outcome.name().to_owned(),
+        reason: side.reason.map(|reason| reason.name().to_owned()).unwrap_or_default(),
+        policy: side.rule_ref.as_ref().map(PolicyName::from),
+        refused: side.refused,
+        nearest: side.nearest.clone(),
+        http: side.http.as_ref().map(http),
+    }
+}
+
+fn http(side: &HttpSide) -> HttpAnswer {
+    HttpAnswer {
+        allowed: side.allowed,
+        policy: side.rule_ref.as_ref().map(PolicyName::from),
+        why: side.why.clone(),
+    }
+}
