@@ -10,7 +10,7 @@ pub mod endpoints;
 pub mod ipam;
 mod loops;
 mod pods;
-mod start;
+pub(crate) mod start;
 pub mod state;
 mod uplink;
 

@@ -38,6 +38,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     // One line for each subcommand: `Name(module::Args)`, in the order of the help.
+    Run(crate::run::Args),
     Agent(crate::agent::Args),
     Cni(crate::cni::Args),
     Dns(crate::dns::Args),
@@ -78,6 +79,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     // One line for each subcommand: `Command::Name(args) => args.run(&cli.global)`.
     match cli.command {
+        Command::Run(args) => args.run(&cli.global),
         Command::Agent(args) => args.run(&cli.global),
         Command::Cni(args) => args.run(&cli.global),
         Command::Dns(args) => args.run(&cli.global),

@@ -16,5 +16,6 @@ pub mod layout;
 pub mod metrics;
 pub mod node;
 pub mod publish;
+pub mod run;
 pub mod sources;
 pub mod yaml;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::types::{
-    AgentStatus, Endpoint, Endpoints, Identities, Identity, Policies, Policy, Problem, Service, Services, Status,
+    AgentStatus, Endpoint, Endpoints, Identities, Identity, Policies, Policy, Problem, Service, Services,
+    Status,
 };
 use crate::agent::Agent;
 use crate::flows::label_list;

@@ -1,0 +1,214 @@
+//! `heddle run`: a whole node in one command. Supervises `heddle agent` and `heddle proxy` as two processes
+//! (neither's end is the other's), runs the pods of the manifests if asked, and takes everything away at its
+//! end. What a killed run left, the next one removes first.
+
+mod children;
+mod cleanup;
+mod pods;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::agent::args::NodeArgs;
+use crate::api::client::Client;
+use crate::api::types::Status;
+use crate::cli::Global;
+use crate::layout::{Instance, cgroup2_mount};
+use crate::node::ensure_bpffs;
+use children::Children;
+
+/// How long the agent and then the proxy may take to be ready.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How long the proxy's connections may take to end, once everything ends.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// How often it is asked whether they are.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// Run a whole node: agent, proxy and, with --run-pods, the pods of the manifests.
+///
+/// Ctrl-C or SIGTERM removes everything again: pods, programs, rules, cgroup and state.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  heddle run --manifests ./shop --run-pods          try manifests on this machine
+  heddle run --manifests /etc/heddle/manifests      a node whose pods a container runtime starts
+  heddle --instance two run --manifests ./shop --pod-cidr 10.9.0.0/24
+Look at it from another terminal: heddle status, heddle flows -f, heddle policy explain ...")]
+pub struct Args {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Run each Pod of the manifests as processes in a network namespace of its own.
+    #[arg(long)]
+    run_pods: bool,
+}
+
+impl Args {
+    /// Runs until SIGTERM or SIGINT.
+    pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(self.whole(global))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn whole(&self, global: &Global) -> anyhow::Result<()> {
+        prerequisites(&self.node)?;
+        let instance = &global.instance;
+        let lock = lock(instance)?;
+        let mut signals = Signals::new()?;
+        if cleanup::is_left(instance) {
+            say("removing what an earlier run left");
+            cleanup::end_processes(instance);
+            // Pods of a container runtime live on, and so does what is enforced on them: the new agent
+            // takes it over.
+            if self.run_pods {
+                cleanup::all(instance, self.node.uid).await?;
+            }
+        }
+        let outcome = self.supervised(global, &mut signals).await;
+        say("removing everything");
+        let removed = cleanup::all(instance, self.node.uid).await;
+        drop(lock);
+        let _ = std::fs::remove_file(lock_path(instance));
+        outcome.and(removed)
+    }
+
+    async fn supervised(&self, global: &Global, signals: &mut Signals) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        let mut children = Children::new(global)?;
+        let client = Client::new(&global.instance);
+        let up = tokio::select! {
+            up = self.bring_up(global, &client, &mut children) => up,
+            () = signals.next() => {
+                children.stop().await;
+                return Ok(());
+            }
+        };
+        let mut pods = match up {
+            Ok(pods) => pods,
+            Err(error) => {
+                children.stop().await;
+                return Err(error);
+            }
+        };
+        say(&format!("ready after {:.1} s; Ctrl-C ends it", begin.elapsed().as_secs_f32()));
+        tokio::select! {
+            () = pods::follow(&client, pods.as_mut()) => {}
+            () = signals.next() => {}
+        }
+        if let Some(pods) = &mut pods {
+            say("ending the pods");
+            pods.shutdown().await;
+        }
+        children.stop().await;
+        Ok(())
+    }
+
+    /// Starts the agent, then the proxy, then prepares the launcher.
+    async fn bring_up(
+        &self,
+        global: &Global,
+        client: &Client,
+        children: &mut Children,
+    ) -> anyhow::Result<Option<launcher::Launcher>> {
+        say(&format!("starting the agent on {}", self.node.manifests.display()));
+        children.start("agent", self.node.to_arguments())?;
+        let status = ready(client, children, "agent", |status| status.revision != 0).await?;
+        say(&format!("the agent has policy revision {} in force; starting the proxy", status.revision));
+        let (uid, drain) = (self.node.uid.to_string(), DRAIN_MAX.as_secs().to_string());
+        children
+            .start("proxy", ["--uid", &uid, "--gid", &uid, "--drain-max", &drain].map(String::from).into())?;
+        ready(client, children, "proxy", |status| status.ready).await?;
+        if !self.run_pods {
+            return Ok(None);
+        }
+        say("the proxy has it too; starting the pods");
+        Ok(Some(pods::start(global, client).await?))
+    }
+}
+
+/// Waits until the agent's status is as wanted.
+async fn ready(
+    client: &Client,
+    children: &Children,
+    what: &'static str,
+    wanted: impl Fn(&Status) -> bool,
+) -> anyhow::Result<Status> {
+    let end = Instant::now() + READY_MAX;
+    let mut last = String::from("it does not answer");
+    while Instant::now() < end {
+        match client.get::<Status>("/v1/status").await {
+            Ok(status) if wanted(&status) => return Ok(status),
+            Ok(status) => last = crate::cli::show::status_text(&status),
+            Err(error) => last = error.to_string(),
+        }
+        if let Some(status) = children.ended(what) {
+            bail!("the {what} ended before it was ready ({status}): what it said is above");
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    bail!("the {what} is not ready after {READY_MAX:?}: {last}")
+}
+
+/// What a node needs, each with one sentence that says how to get it.
+fn prerequisites(args: &NodeArgs) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("heddle run needs root (eBPF, network namespaces, cgroups): use sudo");
+    }
+    ebpf_redirect::prerequisites()?;
+    if cgroup2_mount().is_none() {
+        bail!(
+            "cgroup v2 is not mounted: mount it with `mkdir -p /sys/fs/cgroup/unified && \
+             mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"
+        );
+    }
+    ensure_bpffs()?;
+    let manifests = args.manifests.display();
+    std::fs::read_dir(&args.manifests).with_context(|| format!("--manifests {manifests}"))?;
+    Ok(())
+}
+
+fn lock_path(instance: &Instance) -> PathBuf {
+    instance.run_dir().with_extension("lock")
+}
+
+/// One `heddle run` for each instance.
+fn lock(instance: &Instance) -> anyhow::Result<Flock<std::fs::File>> {
+    let path = lock_path(instance);
+    std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        anyhow::anyhow!(
+            "instance {instance} runs already ({} is locked: {error}): end it, or choose another --instance",
+            path.display()
+        )
+    })
+}
+
+/// SIGTERM and SIGINT, from the beginning on: what was started is removed whenever they come.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A line of progress. Standard output may be gone; the node goes on.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "heddle: {line}");
+}
