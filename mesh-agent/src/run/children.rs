@@ -150,6 +150,11 @@ fn spawn(command: &mut Command, name: &'static str, record: &Record) -> anyhow::
     Ok(child)
 }
 
+/// Also when whoever would say so is gone.
+async fn stop_wanted(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
 struct Supervisor {
     name: &'static str,
     command: Command,
@@ -163,13 +168,13 @@ impl Supervisor {
         loop {
             tokio::select! {
                 status = child.wait() => self.note(status),
-                _ = stopped.wait_for(|stop| *stop) => return self.end(child).await,
+                () = stop_wanted(&mut stopped) => return self.end(child).await,
             }
             backoff = if started.elapsed() > STABLE_AFTER { BACKOFF_MIN } else { backoff };
             child = loop {
                 tokio::select! {
                     () = sleep(backoff) => {}
-                    _ = stopped.wait_for(|stop| *stop) => return,
+                    () = stop_wanted(&mut stopped) => return,
                 }
                 backoff = (backoff * 2).min(BACKOFF_MAX);
                 match spawn(&mut self.command, self.name, &self.record) {
