@@ -19,7 +19,7 @@ use toolchain::Toolchain;
     after_help = "The compiler and linker for BPF are fetched into ~/.cache/heddle/bpf (about 120 MB, once).\n\n\
     Examples:\n  cargo xtask bpf\n  cargo xtask bpf --check"
 )]
-pub struct Bpf {
+pub(crate) struct Bpf {
     /// Write nothing: prove that the committed object matches its source. With another compiler than the
     /// recorded one, rebuild it elsewhere and run the program tests against that.
     #[arg(long)]
@@ -28,7 +28,7 @@ pub struct Bpf {
 
 impl Bpf {
     /// Builds, then writes or compares.
-    pub fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         let toolchain = Toolchain::prepare(&cache_dir()?)?;
         let built = build(&toolchain)?;
         let record = toolchain.record()?;
