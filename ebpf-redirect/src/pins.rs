@@ -11,15 +11,16 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::error::{OpenError, PinError};
-use crate::sys;
+use crate::sys::{self, Access};
 
 /// The folder of pins, locked for this process.
 #[derive(Debug)]
@@ -123,6 +124,18 @@ pub(crate) fn remove(path: &Path) -> Result<(), PinError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Detaches a pinned link and removes the pin; one that is not there is fine.
+pub(crate) fn detach(path: &Path) -> Result<(), PinError> {
+    if let Ok(link) = sys::obj_get(path, Access::ReadWrite) {
+        match sys::link_detach(link.as_fd()) {
+            // What it was attached to is gone, or it is no link (the rest of a replacement that failed).
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::EINVAL)) => {}
+            other => other.map_err(pin_error("detach", path))?,
+        }
+    }
+    remove(path)
 }
 
 /// Removes every pin below `root` (links first: they keep the programs attached), the folder itself and

@@ -45,17 +45,6 @@ impl ProxyMaps {
         self.listeners.put(&(slot as u32), &listener.as_raw_fd().cast_unsigned())
     }
 
-    /// Whether some process listens in this slot.
-    pub fn has_listener(&self, slot: ListenerSlot) -> io::Result<bool> {
-        // The value of a lookup is the socket's cookie, of 8 bytes, and not for a map with values of 4: ENOSPC
-        // then says that there is one.
-        match self.listeners.get(&(slot as u32)) {
-            Ok(found) => Ok(found.is_some()),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
     /// What the programs recorded of a connection. An entry that has expired is none.
     pub fn connection(&self, key: &ConnKey) -> io::Result<Option<ConnEntry>> {
         let entry = self.connections.get(key)?;

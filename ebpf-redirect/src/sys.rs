@@ -30,6 +30,7 @@ pub(crate) enum Command {
     MapUpdateBatch = 26,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 /// Attachment points (`enum bpf_attach_type`).
@@ -284,6 +285,13 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: no pointers in it.
     unsafe { bpf(Command::LinkUpdate, &mut attr) }.map(drop)
+}
+
+/// Takes a link's program off at once. (With its last pin removed it goes as well, but some time later.)
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = link.as_raw_fd().cast_unsigned();
+    // SAFETY: {link_fd}; no pointers.
+    unsafe { bpf(Command::LinkDetach, &mut attr) }.map(drop)
 }
 
 /// `bpf_get_netns_cookie` of the network namespace of this thread.

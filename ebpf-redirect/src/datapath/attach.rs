@@ -357,8 +357,9 @@ pub fn remove_pins(root: &Path) -> Result<(), PinError> {
         return Ok(());
     }
     for name in pins::link_names(root).unwrap_or_default() {
-        if let Some(slot) = name.strip_suffix(CLSACT_SUFFIX).and_then(Slot::parse) {
-            detach_slot(root, slot)?;
+        match name.strip_suffix(CLSACT_SUFFIX).and_then(Slot::parse) {
+            Some(slot) => detach_slot(root, slot)?,
+            None => pins::detach(&root.join("links").join(name))?,
         }
     }
     pins::remove_all(root)
@@ -367,7 +368,7 @@ pub fn remove_pins(root: &Path) -> Result<(), PinError> {
 fn detach_slot(root: &Path, slot: Slot) -> Result<(), PinError> {
     let links = root.join("links");
     let name = slot.pin_name();
-    pins::remove(&links.join(&name))?;
+    pins::detach(&links.join(&name))?;
     let marker = links.join(format!("{name}{CLSACT_SUFFIX}"));
     if marker.exists() {
         // A device that is gone took its filters along.

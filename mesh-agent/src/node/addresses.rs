@@ -10,7 +10,6 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, 
 use rtnetlink::{MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
-use super::veth::{GATEWAY_V4, GATEWAY_V6};
 use super::{LOOPBACK, NodeError, Plumbing};
 
 /// An address of this node.
@@ -30,8 +29,8 @@ pub struct Device {
 }
 
 impl Plumbing {
-    /// Every address of the node but the loopback ones (127.0.0.0/8, `::1`) and the pods' gateways:
-    /// whoever sends from one of these is the node itself. Link-local ones are among them.
+    /// Every address of the node: whoever sends from one of these is the node itself. Loopback addresses
+    /// (127.0.0.0/8, `::1`) never leave it; link-local ones are not routed, and each veth has some.
     pub async fn addresses(&self) -> Result<Vec<NodeAddress>, NodeError> {
         let messages: Vec<AddressMessage> = self
             .handle
@@ -83,8 +82,11 @@ fn node_address(message: &AddressMessage) -> Option<NodeAddress> {
         }
     }
     let address = address?;
-    let gateway = [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)].contains(&address);
-    (!address.is_loopback() && !gateway).then_some(NodeAddress {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    (!address.is_loopback() && !link_local).then_some(NodeAddress {
         address,
         prefix_len: message.header.prefix_len,
         ifindex: message.header.index,

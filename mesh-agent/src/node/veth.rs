@@ -1,23 +1,25 @@
-//! The host's end of a pod's veth: the gateway that the pod knows, and the routes to the pod.
+//! The host's end of a pod's veth, and the routes to the pod.
+//!
+//! It bears no address: the gateway that pods are told of exists nowhere but in their table of permanent
+//! neighbours. So the node speaks to its pods from an address by which they (and policy) know it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use nix::net::if_::if_indextoname;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 
 use super::{NodeError, Plumbing, ROUTE_PROTOCOL, sysctl};
 
-/// The gateway of every pod, on the host's end of each veth.
+/// The gateway of every pod.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The same for IPv6.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 impl Plumbing {
-    /// Makes the host's end of a veth ready for a pod with these addresses: sysctls, gateway addresses, up,
-    /// a route to each address. Repeating it is fine. The routes go with the device.
+    /// Makes the host's end of a veth ready for a pod with these addresses: sysctls, up, a route to each
+    /// address. Repeating it is fine. All of it goes with the device.
     pub async fn prepare_veth(&self, ifindex: u32, pod: &[IpAddr]) -> Result<(), NodeError> {
         let name = if_indextoname(ifindex).map_err(|error| NodeError::Sysctl {
             operation: "find the device of",
@@ -26,7 +28,7 @@ impl Plumbing {
         })?;
         let name = name.to_string_lossy();
         for (path, value) in [
-            // Duplicate address detection would hold the gateway back for a second, on a link of two ends.
+            // Duplicate address detection would take a second, on a link of two ends.
             (format!("ipv6/conf/{name}/accept_dad"), "0"),
             (format!("ipv6/conf/{name}/accept_ra"), "0"),
             // A pod must not tell the node where to route.
@@ -41,24 +43,11 @@ impl Plumbing {
         ] {
             sysctl::write(&path, value)?;
         }
-        self.add_gateway(ifindex, GATEWAY_V4.into(), 32).await?;
-        self.add_gateway(ifindex, GATEWAY_V6.into(), 64).await?;
         self.up(ifindex).await?;
         for address in pod {
             self.route_to(ifindex, *address).await?;
         }
         Ok(())
-    }
-
-    async fn add_gateway(&self, ifindex: u32, address: IpAddr, len: u8) -> Result<(), NodeError> {
-        let mut request = self.handle.address().add(ifindex, address, len).replace();
-        let message = request.message_mut();
-        message.header.scope = AddressScope::Link;
-        message.header.flags = AddressHeaderFlags::Nodad;
-        // For IPv4 the flag means nothing.
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        let operation = format!("give device {ifindex} the address {address}");
-        request.execute().await.map_err(NodeError::netlink(operation))
     }
 
     async fn route_to(&self, ifindex: u32, address: IpAddr) -> Result<(), NodeError> {
