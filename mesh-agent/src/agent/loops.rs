@@ -96,6 +96,9 @@ pub(super) async fn network(agent: Arc<Agent>, names: Vec<String>) {
         match wanted_devices(plumbing, &names).await {
             Ok(devices) => {
                 for device in devices {
+                    if let Err(error) = plumbing.prepare_uplink(&device) {
+                        tracing::error!("device {}: {error}", device.name);
+                    }
                     match agent.kernel.attach_device(device.ifindex).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => tracing::error!("device {}: {error}", device.name),
@@ -116,6 +119,7 @@ pub(super) async fn attach_devices(
 ) -> anyhow::Result<Vec<Device>> {
     let devices = wanted_devices(plumbing, names).await?;
     for device in &devices {
+        plumbing.prepare_uplink(device)?;
         datapath.attach_device(device.ifindex)?;
     }
     for stale in datapath.devices()?.into_iter().filter(|i| devices.iter().all(|d| d.ifindex != *i)) {

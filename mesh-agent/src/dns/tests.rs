@@ -205,7 +205,10 @@ fn odd_queries() {
     assert_eq!(with(|m| m.metadata.op_code = OpCode::Notify), ResponseCode::NotImp);
     assert_eq!(with(|m| m.queries.clear()), ResponseCode::FormErr);
     assert_eq!(with(|m| m.queries.push(m.queries[0].clone())), ResponseCode::FormErr);
-    assert_eq!(with(|m| m.queries[0] = m.queries[0].clone().set_query_class(DNSClass::CH).clone()), ResponseCode::Refused);
+    assert_eq!(
+        with(|m| m.queries[0] = m.queries[0].clone().set_query_class(DNSClass::CH).clone()),
+        ResponseCode::Refused
+    );
     let mut future = good();
     let mut edns = Edns::new();
     edns.set_version(1);
