@@ -30,8 +30,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// For what has to work; a lost first packet comes again after a second.
 pub const WAIT: Duration = Duration::from_secs(5);
-/// For what must not work.
-pub const PATIENCE: Duration = Duration::from_millis(500);
+/// For what must not work; long enough for a lost first packet of neighbour discovery.
+pub const PATIENCE: Duration = Duration::from_millis(1500);
 
 pub type Policy = BTreeMap<PolicyKey, PolicyEntry>;
 

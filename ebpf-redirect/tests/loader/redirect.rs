@@ -124,8 +124,10 @@ fn without_a_proxy_nothing_passes() {
         let dropped = runtime.block_on(async {
             loop {
                 let batch = tokio::time::timeout(WAIT, events.next()).await.expect("an event").unwrap();
-                let drop = batch.into_iter().find(|event| event.kind == EventKind::Drop as u8);
-                if let Some(event) = drop.filter(|event| event.dst == addr(POD_B[v])) {
+                // Packets of the connection before are dropped as well.
+                let ours =
+                    |event: &abi::Event| event.kind == EventKind::Drop as u8 && event.dst == addr(POD_B[v]);
+                if let Some(event) = batch.into_iter().find(ours) {
                     return event;
                 }
             }
