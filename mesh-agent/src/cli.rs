@@ -41,6 +41,7 @@ enum Command {
     Run(crate::run::Args),
     Agent(crate::agent::Args),
     Cni(crate::cni::Args),
+    Proxy(crate::proxy_cmd::Args),
     Dns(crate::dns::Args),
     Exec(crate::exec::Args),
     #[command(hide = true)]
@@ -82,6 +83,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => args.run(&cli.global),
         Command::Agent(args) => args.run(&cli.global),
         Command::Cni(args) => args.run(&cli.global),
+        Command::Proxy(args) => args.run(&cli.global),
         Command::Dns(args) => args.run(&cli.global),
         Command::Exec(args) => args.run(&cli.global),
         Command::PodExec(args) => crate::exec::become_command(&args),

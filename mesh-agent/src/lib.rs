@@ -15,6 +15,7 @@ pub mod flows;
 pub mod layout;
 pub mod metrics;
 pub mod node;
+pub mod proxy_cmd;
 pub mod publish;
 pub mod run;
 pub mod sources;
