@@ -34,8 +34,8 @@ impl Demo {
     pub(crate) fn run(&self) -> Result<()> {
         host::require_root("cargo xtask demo")?;
         host::install(PROGRAMS)?;
-        let packages = ["--package=mesh-agent", "--package=shop"];
-        host::step("build heddle and the shop", host::cargo().args(["build", "--locked"]).args(packages))?;
+        // The same selection as `cargo xtask test`, so that nothing is built twice.
+        host::step("build the programs", host::cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
         on_interrupt()?;
         let node = Node::start(&host::target_dir()?.join("debug"))?;
         let result = tour::run(&node);
