@@ -224,9 +224,8 @@ impl Store {
     pub fn problems(&self) -> Vec<Problem> {
         let mut all = Vec::new();
         for (file, claims) in &self.files {
-            let held = self.held(file);
             for fault in &claims.faults {
-                all.push(problem(Severity::Error, file, "", fault, &held));
+                all.push(problem(Severity::Error, file, "", fault, &self.held(file, claims)));
             }
             for (object, fault) in &claims.ignored {
                 all.push(problem(Severity::Warning, file, object, fault, ""));
@@ -282,10 +281,13 @@ impl Store {
         }
     }
 
-    fn held(&self, file: &Arc<PathBuf>) -> String {
+    /// What stays in force in spite of a fault of the whole file.
+    fn held(&self, file: &Arc<PathBuf>, claims: &FileClaims) -> String {
         let origin = Origin { held: true, file: file.clone(), index: 0 };
-        let held = self.claims.iter().filter(|(_, claims)| claims.contains_key(&origin));
-        let names: Vec<_> = held.map(|(key, _)| key.to_string()).collect();
+        let is_held =
+            |key: &&ObjectKey| self.claims.get(*key).is_some_and(|claims| claims.contains_key(&origin));
+        let held = claims.keys.iter().filter(is_held);
+        let names: Vec<_> = held.map(ToString::to_string).collect();
         match names.as_slice() {
             [] => String::new(),
             [one] => format!("the last valid version of {one} stays in force"),
