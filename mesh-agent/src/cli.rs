@@ -2,11 +2,14 @@
 //! `run` that says how the process ends; none starts a thread before its `run`, since `heddle proxy` must
 //! drop its privileges while it has just one.
 
+pub mod check;
 pub mod flows;
+pub mod lint;
 pub mod offline;
 pub mod policy;
 pub mod show;
 pub mod table;
+pub mod test_cases;
 
 use std::process::ExitCode;
 

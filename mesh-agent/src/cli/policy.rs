@@ -24,6 +24,8 @@ enum Command {
     /// List the policies in force, and why others were refused.
     #[command(after_help = "Examples:\n  heddle policy list\n  heddle policy list -o json")]
     List(OutputArgs),
+    Check(super::check::Args),
+    Test(super::test_cases::Args),
     Explain(ExplainArgs),
 }
 
@@ -73,6 +75,8 @@ impl Args {
     pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         match &self.command {
             Command::List(output) => policies(global, *output),
+            Command::Check(args) => args.run(),
+            Command::Test(args) => args.run(),
             Command::Explain(args) => args.run(global),
         }
     }

@@ -171,33 +171,61 @@ fn read(path: &Path, known: Option<&Known>, is_written: &impl Fn(&Path) -> bool)
     if stamp.age() < SETTLE || is_written(path) {
         return Ok(Outcome::Unsettled);
     }
-    // Not blocking: it may have become a named pipe.
-    let flags = OFlag::O_NONBLOCK.bits();
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Ok(Outcome::Trouble("not a regular file".to_owned()));
-    }
-    if meta.size() > TEXT_BYTES_MAX as u64 {
-        let reason = format!("larger than {} MiB: split it", TEXT_BYTES_MAX >> 20);
-        return Ok(Outcome::Trouble(reason));
-    }
-    let bytes = read_all(&mut file, meta.size())?;
-    if Stamp::of(&file.metadata()?) != stamp || bytes.len() > TEXT_BYTES_MAX {
+    let (text, now) = match open_and_read(path)? {
+        Ok(read) => read,
+        Err(reason) => return Ok(Outcome::Trouble(reason)),
+    };
+    if now != stamp {
         return Ok(Outcome::Unsettled);
     }
-    let text = match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => {
-            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-            return Ok(Outcome::Trouble(format!("line {line} is not UTF-8 text")));
-        }
-    };
     if had_content && text.trim().is_empty() && stamp.age() < EMPTY_SETTLE {
         return Ok(Outcome::Unsettled);
     }
     Ok(Outcome::Text(stamp, text))
+}
+
+/// The text of one file, for those who do not watch it.
+///
+/// # Errors
+/// Why it cannot be read, as a sentence.
+pub fn read_text(path: &Path) -> Result<String, String> {
+    open_and_read(path).map_err(|error| error.to_string())?.map(|(text, _)| text)
+}
+
+/// The manifests below a folder in order of path, and the folders that cannot be read.
+pub fn files_below(folder: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, PlacedFault)>) {
+    let mut walk = Walk::default();
+    walk.folder(folder, 0);
+    walk.files.sort();
+    (walk.files, walk.faults)
+}
+
+/// The text of a file and its stamp after reading. The inner error is about the content.
+fn open_and_read(path: &Path) -> io::Result<Result<(String, Stamp), String>> {
+    // Not blocking: it may be a named pipe.
+    let flags = OFlag::O_NONBLOCK.bits();
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Ok(Err("not a regular file".to_owned()));
+    }
+    let too_large = || Ok(Err(format!("larger than {} MiB: split it", TEXT_BYTES_MAX >> 20)));
+    if meta.size() > TEXT_BYTES_MAX as u64 {
+        return too_large();
+    }
+    let bytes = read_all(&mut file, meta.size())?;
+    if bytes.len() > TEXT_BYTES_MAX {
+        return too_large();
+    }
+    let stamp = Stamp::of(&file.metadata()?);
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => Ok((text, stamp)),
+        Err(error) => {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+            Err(format!("line {line} is not UTF-8 text"))
+        }
+    })
 }
 
 fn read_all(file: &mut File, size: u64) -> io::Result<Vec<u8>> {

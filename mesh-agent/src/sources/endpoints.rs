@@ -110,7 +110,7 @@ fn status_ready(pod: &Pod) -> bool {
 }
 
 /// The named ports of the containers that live as long as the pod.
-fn named_ports(pod: &Pod) -> Vec<NamedPort> {
+pub fn named_ports(pod: &Pod) -> Vec<NamedPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
