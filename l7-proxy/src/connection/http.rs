@@ -58,8 +58,8 @@ async fn serve_http1(conn: &Rc<Conn>, guard: Guard) -> hyper::Result<()> {
 fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
+        // No pipeline_flush: it keeps answers, and the 400 itself, back behind bytes that do not parse.
         .max_buf_size(limits.header_bytes)
-        .pipeline_flush(true)
         .auto_date_header(false)
         // Ours are checked by the worker, without a timer for each head.
         .header_read_timeout(None);
