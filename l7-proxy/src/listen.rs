@@ -84,6 +84,8 @@ fn open(address: SocketAddr, bind: Bind, shared: bool) -> io::Result<std::net::T
     if bind == Bind::Transparent {
         // Accepted connections have the original destination as their own address.
         socket.set_ip_transparent_v4(true)?;
+        // They inherit the mark, and resets of strays bear it: by it the gate of a pod's veth lets them in.
+        socket.set_mark(abi::mark::UPSTREAM)?;
     }
     if shared {
         socket.set_reuse_port(true)?;
