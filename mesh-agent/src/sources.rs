@@ -15,6 +15,7 @@ use policy::Snapshot;
 use tokio::sync::watch;
 
 pub mod assemble;
+mod built_in;
 pub mod cluster_ips;
 pub mod decode;
 pub mod directory;
@@ -44,6 +45,8 @@ pub struct Options {
     /// Folder for what must survive a restart.
     pub state_dir: PathBuf,
     pub surrounding: Surrounding,
+    /// Manifests that come with the program; they yield to the folder's.
+    pub built_in: Vec<serde_json::Value>,
     /// The pods that are attached already, so that the first snapshot has them.
     pub attached: Vec<Registration>,
 }

@@ -1,6 +1,7 @@
 //! The shop's three services in one tiny program: `shop web|orders|payments`. Each answers every request with a
 //! line of JSON that says who it is and what it saw, so that a reader of the demo can see what reached it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -46,9 +47,19 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let client = client.ip().to_canonical();
     println!("{name}: {} {} from {client}", request.method(), request.uri());
-    let (method, path) = (request.method().as_str(), request.uri().path());
-    let line =
-        format!("{{\"service\":{name:?},\"method\":{method:?},\"path\":{path:?},\"client\":\"{client}\"}}\n");
+    let headers: BTreeMap<_, _> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    let line = serde_json::json!({
+        "service": name,
+        "client": client,
+        "method": request.method().as_str(),
+        "path": request.uri().path(),
+        "headers": headers,
+    });
+    let line = format!("{line}\n");
     let mut response = Response::new(Full::new(Bytes::from(line)));
     response
         .headers_mut()

@@ -106,6 +106,11 @@ impl Store {
         self.forget(file);
     }
 
+    /// Whether a file other than `file` claims the object.
+    pub fn is_claimed_beside(&self, key: &ObjectKey, file: &Path) -> bool {
+        self.claims.get(key).is_some_and(|claims| claims.keys().any(|origin| origin.file.as_path() != file))
+    }
+
     /// The files that are known.
     pub fn files(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
         self.files.keys()

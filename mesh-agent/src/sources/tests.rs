@@ -2,6 +2,7 @@
 
 mod assembly;
 mod broken;
+mod built_in;
 mod folder;
 
 use std::fs;
@@ -49,7 +50,7 @@ impl Fixture {
             manifests: manifests.path().to_owned(),
             state_dir: state.path().to_owned(),
             surrounding: surrounding(),
-            attached: Vec::new(),
+            ..Options::default()
         };
         let sources = Sources::start(options).expect("starts");
         Self { sources, manifests, state }

@@ -9,6 +9,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
 use super::assemble::Assembler;
+use super::built_in::BuiltIn;
 use super::cluster_ips::Chosen;
 use super::directory::Directory;
 use super::problem::{PlacedFault, Problem, Severity};
@@ -35,6 +36,7 @@ const LAST_VALID: &str = "last-valid.json";
 pub(super) struct Worker {
     state_dir: PathBuf,
     directory: Directory,
+    built_in: BuiltIn,
     store: Store,
     assembler: Assembler,
     registry: Registry,
@@ -83,6 +85,7 @@ impl Worker {
             store: Store::recalling(kept.last_valid.clone()),
             assembler: Assembler::new(options.surrounding, kept.identities.clone(), kept.chosen.clone()),
             directory: Directory::new(options.manifests),
+            built_in: BuiltIn::new(&options.built_in),
             state_dir: options.state_dir,
             watched: Watched { watcher: None, folder: None, trouble: None },
             folder_faults: Vec::new(),
@@ -139,6 +142,7 @@ impl Worker {
         for (file, contents) in scan.changed {
             self.store.set_file(&file, contents);
         }
+        self.built_in.settle(&mut self.store);
         self.folder_faults = scan.faults;
         scan.unsettled
     }

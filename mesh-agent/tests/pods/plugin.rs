@@ -1,12 +1,18 @@
 //! The plugin alone, as a container runtime calls it.
 
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, addresses, host_ifname};
 use crate::ip;
+
+/// Longest wait for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// A network namespace that a runtime made for a pod.
 struct Sandbox(String);
@@ -44,6 +50,24 @@ impl Sandbox {
         ip(&format!("netns exec {} {command}", self.0))
     }
 
+    /// Connects from here to an address of another.
+    fn reaches(&self, other: &Sandbox, address: IpAddr) {
+        let listener = other.within(|| TcpListener::bind((address, 0)).unwrap());
+        let to = listener.local_addr().unwrap();
+        self.within(|| TcpStream::connect_timeout(&to, CONNECT_MAX).unwrap());
+    }
+
+    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let netns = std::fs::File::open(format!("/run/netns/{}", self.0)).unwrap();
+        std::thread::scope(|scope| {
+            let body = || {
+                setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            };
+            scope.spawn(body).join().unwrap()
+        })
+    }
+
     fn links(&self) -> usize {
         ip(&format!("-n {} -o link", self.0)).lines().count()
     }
@@ -67,9 +91,9 @@ pub(crate) fn an_attachment_lives_and_ends() {
     }
     // At once and in both families: nothing is tentative, nobody has to be discovered.
     let (v4, v6) = addresses(2);
-    a.inside(&format!("ping -c 1 -W 5 {v4}"));
-    a.inside(&format!("ping -c 1 -W 5 {v6}"));
-    ip(&format!("netns exec {} ping -c 1 -W 5 127.0.0.1", a.0));
+    a.reaches(&b, v4.into());
+    a.reaches(&b, v6.into());
+    a.reaches(&a, Ipv4Addr::LOCALHOST.into());
     let link = ip(&format!("-n {} link show eth0", a.0));
     assert!(link.contains("mtu 1400") && link.contains("UP"), "{link}");
     assert_eq!(a.inside("cat /proc/sys/net/ipv4/ip_local_reserved_ports").trim(), "60000-65534");
@@ -78,7 +102,7 @@ pub(crate) fn an_attachment_lives_and_ends() {
 
     let again = a.call(&agent, "ADD", json!({})).unwrap_err();
     assert_eq!(again["code"], 100, "{again}");
-    a.inside(&format!("ping -c 1 -W 5 {v4}"));
+    a.reaches(&b, v4.into());
 
     a.call(&agent, "CHECK", json!({"prevResult": result})).unwrap();
     for _ in 0..2 {

@@ -138,7 +138,7 @@ fn another_folder_of_the_same_name_counts() {
         manifests: parent.path().join("current"),
         state_dir: state.path().to_owned(),
         surrounding: surrounding(),
-        attached: Vec::new(),
+        ..Options::default()
     };
     let f = Fixture { sources: Sources::start(options).expect("starts"), manifests: parent, state };
     symlink("v2", f.path("next")).expect("link");
