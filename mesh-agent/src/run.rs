@@ -115,7 +115,10 @@ impl Args {
         children: &mut Children,
     ) -> anyhow::Result<Option<launcher::Launcher>> {
         say(&format!("starting the agent on {}", self.node.manifests.display()));
-        children.start("agent", self.node.to_arguments())?;
+        let mut node = self.node.clone();
+        // Pods want names, and the launcher points them at this server.
+        node.cluster_dns |= self.run_pods;
+        children.start("agent", node.to_arguments())?;
         let status = ready(client, children, "agent", |status| status.revision != 0).await?;
         say(&format!("the agent has policy revision {} in force; starting the proxy", status.revision));
         let (uid, drain) = (self.node.uid.to_string(), DRAIN_MAX.as_secs().to_string());

@@ -38,6 +38,13 @@ pub struct NodeArgs {
     /// Range for the addresses of services that ask for one.
     #[arg(long = "service-cidr", value_name = "CIDR", default_values = ["10.96.0.0/16", "fd00:10:96::/112"])]
     pub service_cidrs: Vec<IpNet>,
+    /// Add a DNS server to the manifests, Service kube-system/kube-dns and its pod, unless they have one.
+    /// `heddle run --run-pods` does so anyway.
+    #[arg(long)]
+    pub cluster_dns: bool,
+    /// Server that it asks for names outside the cluster; without any, such names are refused.
+    #[arg(long = "dns-upstream", value_name = "IP")]
+    pub dns_upstream: Vec<IpAddr>,
     /// Pods keep their own address on the way to the world.
     #[arg(long)]
     pub no_masquerade: bool,
@@ -97,6 +104,23 @@ impl NodeArgs {
         self.node_name.clone().or_else(host).unwrap_or_else(|| "localhost".into())
     }
 
+    /// Addresses of the DNS server's Service: the tenth of the first service range of each family.
+    pub fn dns_addresses(&self) -> Vec<IpAddr> {
+        let v4 = self.service_cidrs.iter().find(|net| net.addr().is_ipv4());
+        let v6 = self.service_cidrs.iter().find(|net| net.addr().is_ipv6());
+        let tenth = |net: &IpNet| match net.network() {
+            IpAddr::V4(first) => IpAddr::V4((first.to_bits().saturating_add(10)).into()),
+            IpAddr::V6(first) => IpAddr::V6((first.to_bits().saturating_add(10)).into()),
+        };
+        [v4, v6]
+            .into_iter()
+            .flatten()
+            .map(|net| (net, tenth(net)))
+            .filter(|(n, ip)| n.contains(ip))
+            .map(|(_, ip)| ip)
+            .collect()
+    }
+
     /// The same arguments for a child process.
     pub fn to_arguments(&self) -> Vec<String> {
         let mut all = vec!["--manifests".into(), self.manifests.display().to_string()];
@@ -116,6 +140,10 @@ impl NodeArgs {
         add("--tunnel-port", self.tunnel_port.to_string());
         add("--metrics-address", self.metrics_address.to_string());
         self.kube_apiserver.iter().for_each(|ip| add("--kube-apiserver", ip.to_string()));
+        self.dns_upstream.iter().for_each(|ip| add("--dns-upstream", ip.to_string()));
+        if self.cluster_dns {
+            all.push("--cluster-dns".into());
+        }
         if self.no_masquerade {
             all.push("--no-masquerade".into());
         }

@@ -37,6 +37,8 @@ use crate::sources::{self, Sources, Surrounding};
 const FLOW_BATCHES_MAX: usize = 256;
 /// Threads of the runtime: the agent waits most of the time.
 const WORKERS: usize = 2;
+/// Domain of the names of services.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Name of the file in the run folder that keeps sysctls' old values until the node is torn down.
 pub(crate) const SYSCTLS: &str = "sysctls.json";
 
@@ -218,9 +220,20 @@ async fn start_sources(
             settings: args.settings(),
             first_revision: revision.checked_add(1).unwrap_or(1),
         },
+        built_in: built_in(instance, args)?,
         attached: endpoints.iter().filter(|record| record.veth.is_some()).map(registration).collect(),
     };
     Ok(tokio::task::spawn_blocking(|| Sources::start(options)).await??)
+}
+
+/// The DNS server, if it is wanted. Manifests of the user's that have one come first.
+fn built_in(instance: &Instance, args: &NodeArgs) -> anyhow::Result<Vec<serde_json::Value>> {
+    if !args.cluster_dns {
+        return Ok(Vec::new());
+    }
+    let heddle = std::env::current_exe().context("cannot find the heddle program itself")?;
+    let (name, addresses) = (instance.to_string(), args.dns_addresses());
+    Ok(launcher::dns::manifests(&heddle, &name, &addresses, CLUSTER_DOMAIN, &args.dns_upstream))
 }
 
 /// The Node manifest's ranges, or those of the command line.

@@ -12,7 +12,13 @@ fn the_dns_server_yields_to_another() {
         manifests: manifests.path().to_owned(),
         state_dir: state.path().to_owned(),
         surrounding: surrounding(),
-        built_in: launcher::dns::manifests(heddle, "x", &launcher::dns::DEFAULT_ADDRESSES, "cluster.local", &[]),
+        built_in: launcher::dns::manifests(
+            heddle,
+            "x",
+            &launcher::dns::DEFAULT_ADDRESSES,
+            "cluster.local",
+            &[],
+        ),
         ..Options::default()
     };
     let f = Fixture { sources: Sources::start(options).expect("starts"), manifests, state };
