@@ -31,6 +31,9 @@ fn main() -> ExitCode {
     // While there is one thread: everything that follows lives in this node.
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
     ip("link set lo up");
+    // Probes need an address to come from.
+    ip("addr add 192.0.2.1/32 dev lo");
+    ip("addr add 2001:db8::1/128 dev lo");
     for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(format!("/proc/sys/net/{setting}"), "1").expect("forwarding");
     }
