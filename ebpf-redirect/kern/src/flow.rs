@@ -9,7 +9,7 @@
 use core::ops::{Deref, DerefMut};
 
 use abi::{
-    Config, ConnEntry, ConnKey, DropReason, Event, EventKind, FragmentKey, IpcacheEntry, IpcacheKey,
+    Addr, Config, ConnEntry, ConnKey, DropReason, Event, EventKind, FragmentKey, IpcacheEntry, IpcacheKey,
     PolicyKey, ServiceKey, Verdict, proto,
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::generated as helpers};
@@ -241,4 +241,10 @@ pub fn config() -> Result<&'static Config, DropReason> {
         Some(config) if config.abi_version == abi::ABI_VERSION => Ok(config),
         _ => Err(DropReason::NotConfigured),
     }
+}
+
+/// Whether two addresses are one. Word by word: a comparison of arrays would be a call of memcmp.
+#[inline(always)]
+pub fn same(a: &Addr, b: &Addr) -> bool {
+    a.0[0] == b.0[0] && a.0[1] == b.0[1] && a.0[2] == b.0[2] && a.0[3] == b.0[3]
 }

@@ -35,7 +35,7 @@ fn admit(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
         return arp(skb, endpoint);
     }
     let own = if flow.kind == Kind::V6 { &endpoint.ipv6 } else { &endpoint.ipv4 };
-    let spoofed = !same(&flow.key.src, own);
+    let spoofed = !flow::same(&flow.key.src, own);
     if spoofed && !may_be_housekeeping(flow) {
         return Err(DropReason::InvalidSourceIp);
     }
@@ -71,7 +71,7 @@ fn arp(skb: *mut __sk_buff, endpoint: &EndpointEntry) -> Result<(), DropReason> 
 fn may_be_housekeeping(flow: Current) -> bool {
     flow.kind == Kind::V6
         && flow.key.proto == proto::ICMPV6
-        && (icmp::is_link_local(&flow.key.src) || same(&flow.key.src, &Addr([0; 4])))
+        && (icmp::is_link_local(&flow.key.src) || flow::same(&flow.key.src, &Addr([0; 4])))
 }
 
 /// Masqueraded, a pod's packet to another node's tunnel port would pass for its node's own.
@@ -85,9 +85,4 @@ fn reaches_tunnel(flow: Current, config: &Config) -> bool {
         && flow.key.proto == proto::UDP
         && u16::from_be(flow.key.dport) as u32 == config.tunnel_port
         && !is_pod
-}
-
-#[inline(always)]
-fn same(a: &Addr, b: &Addr) -> bool {
-    a.0[0] == b.0[0] && a.0[1] == b.0[1] && a.0[2] == b.0[2] && a.0[3] == b.0[3]
 }

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::__sk_buff;
 use crate::{
     conn,
     decide::{self, Opener},
-    flow::{Current, Hook, Kind},
+    flow::{self, Current, Hook, Kind},
     parse::{self, icmp_type},
     skb, steer,
 };
@@ -58,7 +58,7 @@ pub fn is_error(flow: Current) -> bool {
 #[inline(never)]
 extern "C" fn related_to(skb: *mut __sk_buff) -> u32 {
     let Some(mut flow) = Current::fetch() else { return 0 };
-    if parse::embedded(skb, flow).is_err() || !same(&flow.other.src, &flow.key.dst) {
+    if parse::embedded(skb, flow).is_err() || !flow::same(&flow.other.src, &flow.key.dst) {
         return 0;
     }
     if flow.other.proto == proto::TCP
@@ -96,11 +96,6 @@ pub fn related(skb: *mut __sk_buff) -> Option<u32> {
 #[inline(always)]
 fn mark_for(entry: &ConnEntry) -> u32 {
     if entry.flags & conn_flags::REDIRECTED != 0 { mark::TO_PROXY } else { mark::DIRECT }
-}
-
-#[inline(always)]
-fn same(a: &Addr, b: &Addr) -> bool {
-    a.0[0] == b.0[0] && a.0[1] == b.0[1] && a.0[2] == b.0[2] && a.0[3] == b.0[3]
 }
 
 /// `fe80::/10`

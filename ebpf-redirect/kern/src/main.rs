@@ -8,6 +8,7 @@
 #![no_main]
 
 mod conn;
+mod connect;
 mod decide;
 mod event;
 mod flow;
@@ -25,8 +26,6 @@ mod skb;
 mod steer;
 mod steer_lookup;
 mod to_pod;
-
-mod connect;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -113,7 +113,7 @@ pub fn translate(ctx: *mut bpf_sock_addr, asked: SocketAddr, call: Call) -> Tran
         return Translation::Keep;
     }
     let Some(backend) = choose(ctx, &service, netns, call) else {
-        refused(ctx, &key, config.events_per_second, config.revision);
+        refused(&key, config.events_per_second, config.revision);
         return Translation::Refuse;
     };
     let cookie = unsafe { helpers::bpf_get_socket_cookie(ctx.cast()) };
@@ -241,8 +241,7 @@ fn hold(service: &ServiceEntry, netns: u64, slot: u32, backend: &BackendEntry) {
 /// Reports a service without backends and sets the error that the application sees. Which pod asked
 /// is not known here: the event has no source.
 #[inline(always)]
-fn refused(ctx: *mut bpf_sock_addr, key: &ServiceKey, limit: u32, revision: u32) {
-    let _ = ctx;
+fn refused(key: &ServiceKey, limit: u32, revision: u32) {
     event::count_drop(DropReason::NoBackend);
     // bpf_set_retval: Linux 5.18.
     unsafe { helpers::bpf_set_retval(-ECONNREFUSED) };
