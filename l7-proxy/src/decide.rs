@@ -13,9 +13,6 @@ use policy::l7::{HeaderAction, Headers, L7Verdict, RequestHead};
 use crate::config::{Config, Endpoint, Peer};
 use crate::kernel::ConnectionRecord;
 
-#[cfg(test)]
-mod tests;
-
 /// Why something does not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -92,13 +89,16 @@ pub fn judge(config: &Config, record: &ConnectionRecord, target: SocketAddr, pee
     Judged { target, text: target.to_string(), peer, verdict, l7, strict }
 }
 
+/// An endpoint whose HTTP policy must be asked, and whether that is lenient.
+type Ask = (Arc<Endpoint>, bool);
+
 fn side(
     config: &Config,
     direction: Direction,
     endpoint: u32,
     identity: u32,
     port: u16,
-) -> Result<(u32, Option<(Arc<Endpoint>, bool)>), Denial> {
+) -> Result<(u32, Option<Ask>), Denial> {
     let deny = |reason, rule| Denial { reason, rule, direction, why: String::new() };
     let endpoint = config.endpoint(endpoint).ok_or_else(|| deny(DropReason::NoPolicy, 0))?;
     let Decision { verdict, rule } = decide(&endpoint.entries, identity, direction, proto::TCP, port);

@@ -15,9 +15,6 @@ use prometheus_client::registry::Registry;
 
 use crate::config::stream::Current;
 
-#[cfg(test)]
-mod tests;
-
 /// A counter with one writer: a plain load and store, no locked instruction.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

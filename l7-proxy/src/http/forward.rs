@@ -138,7 +138,7 @@ async fn forward_http2(
     let pool = &conn.worker.pool;
     let mut retried = false;
     loop {
-        let cell = pool.shared(key);
+        let cell = pool.shared(key, conn.worker.clock.now());
         let is_reused = cell.initialized();
         let mut sender = match cell.get_or_try_init(|| new_http2(conn, key)).await {
             Ok(sender) => sender.clone(),

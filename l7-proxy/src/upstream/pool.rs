@@ -33,11 +33,21 @@ struct Kept {
     since: u32,
 }
 
+/// The place of a shared connection.
+pub type Shared = Rc<OnceCell<Http2>>;
+
+#[derive(Debug, Default)]
+struct Place {
+    cell: Shared,
+    /// Second in which a request last asked for it.
+    used: u32,
+}
+
 /// The pool of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
     http1: RefCell<HashMap<Key, Vec<Kept>>>,
-    http2: RefCell<HashMap<Key, Rc<OnceCell<Http2>>>>,
+    http2: RefCell<HashMap<Key, Place>>,
 }
 
 impl Pool {
@@ -66,35 +76,43 @@ impl Pool {
     }
 
     /// The place of the HTTP/2 connection: whoever comes first connects, the others wait for it.
-    pub fn shared(&self, key: &Key) -> Rc<OnceCell<Http2>> {
+    pub fn shared(&self, key: &Key, now: u32) -> Shared {
         let mut pool = self.http2.borrow_mut();
-        let is_dead = |cell: &Rc<OnceCell<Http2>>| cell.get().is_some_and(|s| s.is_closed());
-        if pool.get(key).is_some_and(is_dead) {
-            pool.remove(key);
+        let place = pool.entry(*key).or_default();
+        if is_closed(&place.cell) {
+            *place = Place::default();
         }
-        Rc::clone(pool.entry(*key).or_default())
+        place.used = now;
+        Rc::clone(&place.cell)
     }
 
     /// Forgets the HTTP/2 connection in `cell`, if it is still the one.
-    pub fn forget(&self, key: &Key, cell: &Rc<OnceCell<Http2>>) {
+    pub fn forget(&self, key: &Key, cell: &Shared) {
         let mut pool = self.http2.borrow_mut();
-        if pool.get(key).is_some_and(|current| Rc::ptr_eq(current, cell)) {
+        if pool.get(key).is_some_and(|place| Rc::ptr_eq(&place.cell, cell)) {
             pool.remove(key);
         }
     }
 
-    /// Drops what is closed or was not used for too long. An HTTP/2 connection goes when nobody but the pool
-    /// could use it and it has no open stream; hyper ends it when its last sender goes.
+    /// Drops what is closed or was not used for too long. An HTTP/2 connection that still has streams ends
+    /// with the last of them.
     pub fn sweep(&self, now: u32, limits: &Limits) {
         let longest = limits.pool_idle_timeout.as_secs();
         let mut pool = self.http1.borrow_mut();
         pool.retain(|_, kept| {
             kept.retain(|kept| {
                 let is_old = u64::from(now.saturating_sub(kept.since)) > longest;
-                !kept.sender.is_closed() && !(is_old && kept.sender.is_ready())
+                !(kept.sender.is_closed() || (is_old && kept.sender.is_ready()))
             });
             !kept.is_empty()
         });
-        self.http2.borrow_mut().retain(|_, cell| cell.get().is_none_or(|s| !s.is_closed()));
+        self.http2.borrow_mut().retain(|_, place| {
+            let is_old = u64::from(now.saturating_sub(place.used)) > longest;
+            !is_old && !is_closed(&place.cell)
+        });
     }
+}
+
+fn is_closed(cell: &Shared) -> bool {
+    cell.get().is_some_and(|sender| sender.is_closed())
 }

@@ -102,10 +102,10 @@ pub(crate) fn next_request(
                 break head_end + length;
             }
         } else if head.contains("transfer-encoding: chunked") {
-            if let Some(at) = find(&buffer[head_end..], b"0\r\n") {
-                if let Some(end) = find(&buffer[head_end + at..], b"\r\n\r\n") {
-                    break head_end + at + end + 4;
-                }
+            if let Some(at) = find(&buffer[head_end..], b"0\r\n")
+                && let Some(end) = find(&buffer[head_end + at..], b"\r\n\r\n")
+            {
+                break head_end + at + end + 4;
             }
         } else {
             break head_end;

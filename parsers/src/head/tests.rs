@@ -11,12 +11,14 @@ fn parts(version: Version, method: &str, uri: &str, headers: &[(&str, &str)]) ->
     request.body(()).expect("a request").into_parts().0
 }
 
-/// `Ok((path, host, rest of the headers))`.
+/// Path, host and the rest of the headers.
+type Canonical<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 #[track_caller]
 fn check(
     (version, method, uri): (Version, &str, &str),
     headers: &[(&str, &str)],
-    expected: Result<(&str, &str, &[(&str, &str)]), HeadError>,
+    expected: Result<Canonical<'_>, HeadError>,
 ) {
     let mut head = parts(version, method, uri, headers);
     let outcome = canonicalise(&mut head, "10.0.0.1:80".parse().expect("address"));
