@@ -4,11 +4,12 @@
 mod node;
 mod tour;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::host;
 use node::Node;
@@ -18,7 +19,31 @@ const PROGRAMS: &[(&str, &str)] =
     &[("curl", "curl"), ("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux")];
 
 /// Set by Ctrl-C: the tour ends at the next step, and everything is removed as at its end.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+#[derive(Clone, Debug, Default)]
+struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Takes SIGINT and SIGTERM from now on.
+    fn catch() -> Result<Self> {
+        let interrupt = Self::default();
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, interrupt.0.clone())?;
+        }
+        Ok(interrupt)
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Fails once Ctrl-C was pressed.
+    fn check(&self) -> Result<()> {
+        if self.is_set() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}
 
 /// Run the example shop and a tour through its traffic: allowed, denied, and why.
 #[derive(Debug, Args)]
@@ -36,12 +61,12 @@ impl Demo {
         host::install(PROGRAMS)?;
         // The same selection as `cargo xtask test`, so that nothing is built twice.
         host::step("build the programs", host::cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
-        on_interrupt()?;
-        let node = Node::start(&host::target_dir()?.join("debug"))?;
+        let interrupt = Interrupt::catch()?;
+        let node = Node::start(&host::target_dir()?.join("debug"), interrupt.clone())?;
         let result = tour::run(&node);
         if self.keep && result.is_ok() {
             node.print_what_to_try();
-            while !INTERRUPTED.load(Ordering::Relaxed) {
+            while !interrupt.is_set() {
                 std::thread::sleep(std::time::Duration::from_millis(100));
             }
         }
@@ -52,28 +77,4 @@ impl Demo {
         node.stop()?;
         result
     }
-}
-
-/// From now on SIGINT and SIGTERM are taken by a thread of their own. (Blocked here, and so in threads; the
-/// standard library gives children an empty mask again.)
-fn on_interrupt() -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
-    std::thread::spawn(move || {
-        while signals.wait().is_ok() {
-            INTERRUPTED.store(true, Ordering::Relaxed);
-            eprintln!("\ninterrupted: removing everything");
-        }
-    });
-    Ok(())
-}
-
-/// Fails once Ctrl-C was pressed.
-fn check_interrupt() -> Result<()> {
-    if INTERRUPTED.load(Ordering::Relaxed) {
-        bail!("interrupted");
-    }
-    Ok(())
 }

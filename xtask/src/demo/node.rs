@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::check_interrupt;
+use super::Interrupt;
 use crate::host;
 
 const INSTANCE: &str = "demo";
 const NAMESPACE: &str = "heddle-demo";
+/// From the ranges for documentation (RFC 5737, RFC 3849).
+const NODE_ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
 /// How long the shop may take to be ready, and to end.
 const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(30);
@@ -25,11 +27,12 @@ pub(crate) struct Node {
     heddle: PathBuf,
     folder: PathBuf,
     child: Child,
+    interrupt: Interrupt,
 }
 
 impl Node {
     /// Starts it with the programs of `binaries` and waits until it is ready.
-    pub(crate) fn start(binaries: &Path) -> Result<Self> {
+    pub(crate) fn start(binaries: &Path, interrupt: Interrupt) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("heddle-demo-{}", std::process::id()));
         let manifests = folder.join("manifests");
         std::fs::create_dir_all(&manifests).with_context(|| format!("make {}", manifests.display()))?;
@@ -41,6 +44,12 @@ impl Node {
         let _ = Command::new("ip").args(["netns", "del", NAMESPACE]).stderr(Stdio::null()).status();
         ip(&["netns", "add", NAMESPACE])?;
         ip(&["-n", NAMESPACE, "link", "set", "lo", "up"])?;
+        // A node has an address: kubelet-like probes come from it.
+        ip(&["-n", NAMESPACE, "link", "add", "uplink", "type", "veth", "peer", "name", "outside"])?;
+        for address in NODE_ADDRESSES {
+            ip(&["-n", NAMESPACE, "addr", "add", address, "dev", "uplink"])?;
+        }
+        ip(&["-n", NAMESPACE, "link", "set", "uplink", "up"])?;
         let heddle = binaries.join("heddle");
         let log = File::create(folder.join("log"))?;
         let path = std::env::join_paths(
@@ -61,7 +70,7 @@ impl Node {
             .process_group(0)
             .spawn()
             .context("start heddle")?;
-        let mut node = Self { heddle, folder, child };
+        let mut node = Self { heddle, folder, child, interrupt };
         match node.wait_until_ready() {
             Ok(()) => Ok(node),
             Err(error) => {
@@ -75,7 +84,7 @@ impl Node {
     fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            check_interrupt()?;
+            self.check_interrupt()?;
             if let Some(status) = self.child.try_wait()? {
                 bail!("heddle run ended: {status}");
             }
@@ -95,6 +104,11 @@ impl Node {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Fails once Ctrl-C was pressed.
+    pub(crate) fn check_interrupt(&self) -> Result<()> {
+        self.interrupt.check()
     }
 
     /// A `heddle` command for this node.

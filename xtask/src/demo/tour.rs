@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::check_interrupt;
 use super::node::Node;
 
 /// How long an edited policy may take to be enforced before the tour calls it broken.
@@ -77,7 +76,7 @@ const VISITS: &[Visit] = &[
 /// Walks the tour; the first step that differs from what it says ends it.
 pub(crate) fn run(node: &Node) -> Result<()> {
     for visit in VISITS {
-        check_interrupt()?;
+        node.check_interrupt()?;
         println!("\n--> {}\n    {}", visit.title, visit.why);
         println!("    {}$ curl {}", visit.from, visit.curl.join(" "));
         let (status, body) = curl(node, visit.from, visit.curl)?;
@@ -116,7 +115,7 @@ fn live_edit(node: &Node) -> Result<()> {
     let request = ["-X", "DELETE", "-H", TOKEN, "http://orders/orders/7"];
     println!("    shop/web$ curl {}", request.join(" "));
     loop {
-        check_interrupt()?;
+        node.check_interrupt()?;
         let (status, body) = curl(node, "shop/web", &request)?;
         if status == 200 {
             println!("    {}  (enforced within {} ms)", answer(status, &body), start.elapsed().as_millis());
@@ -131,7 +130,7 @@ fn live_edit(node: &Node) -> Result<()> {
     std::fs::rename(&edited, node.policy())?;
     let start = Instant::now();
     while curl(node, "shop/web", &request)?.0 != 403 {
-        check_interrupt()?;
+        node.check_interrupt()?;
         ensure!(start.elapsed() < CHANGE_MAX, "the restored policy is not enforced after {CHANGE_MAX:?}");
     }
     println!("    put back as it was: 403 again");
@@ -140,7 +139,7 @@ fn live_edit(node: &Node) -> Result<()> {
 
 /// Runs a `heddle` command, prints its output and checks that it says what it must.
 fn show(node: &Node, title: &str, why: &str, words: &[&str], must_say: &[&str]) -> Result<()> {
-    check_interrupt()?;
+    node.check_interrupt()?;
     println!("\n--> {title}\n    {why}\n    $ heddle {}", words.join(" "));
     let output = node.heddle(words).output().context("heddle")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -162,7 +161,8 @@ fn metrics(node: &Node) -> Result<()> {
     let output =
         node.inside("curl").args(["-s", "http://127.0.0.1:15020/metrics"]).output().context("curl")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let drops: Vec<&str> = text.lines().filter(|line| line.starts_with("heddle_drops_total")).collect();
+    let drops: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("heddle_drops_total") && !line.ends_with(" 0")).collect();
     for line in &drops {
         println!("    {line}");
     }
