@@ -8,6 +8,8 @@ pub mod kernel;
 pub mod maps;
 pub mod message;
 pub mod proxy;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,7 +51,7 @@ pub trait Veths: Send + Sync + 'static {
 }
 
 /// The compiler: one that remembers what it has compiled before.
-pub type Compile = Box<dyn FnMut(&Snapshot) -> CompiledPolicy + Send>;
+pub type Compile = Box<dyn FnMut(&Snapshot) -> CompiledPolicy + Send + Sync>;
 
 /// What a publisher works with.
 pub struct Parts<V> {

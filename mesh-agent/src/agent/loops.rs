@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use ebpf_redirect::{Datapath, Events};
 use l7_proxy::wire;
+use policy::Snapshot;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Agent;
+use super::args::NodeArgs;
 use crate::flows::view::wall_offset_ns;
-use crate::node::{Device, NetworkChanges, Plumbing};
+use crate::node::{Device, NetworkChanges, NodeConfig, Plumbing};
 
 /// How often expired connections are looked for.
 const GARBAGE_EVERY: Duration = Duration::from_secs(10);
@@ -109,6 +111,37 @@ pub(super) async fn network(agent: Arc<Agent>, names: Vec<String>) {
             Err(error) => tracing::error!("{error}"),
         }
     }
+}
+
+/// Follows the pod ranges of Node manifests: addresses for new pods, protection, masquerading.
+pub(super) async fn ranges(agent: Arc<Agent>, args: NodeArgs, mut applied: NodeConfig) {
+    let Some(plumbing) = &agent.plumbing else { return };
+    let mut source = agent.pods.subscribe();
+    while source.changed().await.is_ok() {
+        let snapshot = source.borrow_and_update().snapshot.clone();
+        let wanted = node_config(&snapshot, &args);
+        if wanted == applied {
+            continue;
+        }
+        let pools = agent.endpoints.lock().use_pod_cidrs(&wanted.pod_cidrs);
+        if let Err(error) = pools {
+            tracing::error!("Node {}: spec.podCIDRs: {error}: the ranges before stay", snapshot.node);
+        } else if let Err(error) = plumbing.set_up(&wanted).await {
+            tracing::error!("Node {}: {error}", snapshot.node);
+        } else {
+            tracing::info!("the pod ranges are now {:?}", wanted.pod_cidrs);
+        }
+        applied = wanted;
+    }
+}
+
+/// What the node's network shall look like. The Node manifest's ranges come before the command line's.
+pub(super) fn node_config(snapshot: &Snapshot, args: &NodeArgs) -> NodeConfig {
+    let node = snapshot.nodes.get(&snapshot.node);
+    let of_manifest = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+    let pod_cidrs = if of_manifest.is_empty() { args.pod_cidrs.clone() } else { of_manifest };
+    let not_masqueraded = snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
+    NodeConfig { pod_cidrs, masquerade: !args.no_masquerade, not_masqueraded }
 }
 
 /// Puts the program onto the devices toward the outside, and says which they are.

@@ -12,8 +12,6 @@ use std::sync::{Arc, Mutex};
 use abi::{Config, config_flags};
 use anyhow::Context;
 use ebpf_redirect::{Datapath, Events, Options};
-use ipnet::IpNet;
-use policy::Snapshot;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -66,9 +64,9 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
     let source = sources.subscribe();
     let snapshot = source.borrow().snapshot.clone();
     let endpoints = Arc::new(EndpointTable::new(endpoints));
-    let pod_cidrs = pod_cidrs(&snapshot, args);
-    endpoints.lock().use_pod_cidrs(&pod_cidrs)?;
-    plumbing.set_up(&node_config(&snapshot, args, pod_cidrs)).await?;
+    let node_config = loops::node_config(&snapshot, args);
+    endpoints.lock().use_pod_cidrs(&node_config.pod_cidrs)?;
+    plumbing.set_up(&node_config).await?;
     datapath.attach_cgroup(args.cgroup.as_deref().unwrap_or(&own_cgroup))?;
     datapath.attach_netns()?;
     let devices = loops::attach_devices(&mut datapath, &plumbing, &args.devices).await?;
@@ -106,7 +104,7 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
         pods: Box::new(pods),
         plumbing: Some(plumbing),
     });
-    let tasks = Tasks { agent, publisher, proxies, source, events, flow_receiver };
+    let tasks = Tasks { agent, publisher, proxies, source, events, flow_receiver, node_config };
     tasks.run(instance, args).await?;
     // Joins its thread; nothing in the kernel changes.
     drop(sources);
@@ -121,6 +119,7 @@ struct Tasks {
     source: watch::Receiver<Arc<sources::Published>>,
     events: Events,
     flow_receiver: mpsc::Receiver<l7_proxy::wire::Flows>,
+    node_config: NodeConfig,
 }
 
 impl Tasks {
@@ -138,6 +137,7 @@ impl Tasks {
         tokio::spawn(loops::proxy_flows(agent.clone(), self.flow_receiver));
         tokio::spawn(loops::housekeeping(agent.clone()));
         tokio::spawn(loops::network(agent.clone(), args.devices.clone()));
+        tokio::spawn(loops::ranges(agent.clone(), args.clone(), self.node_config));
         tokio::spawn(api::serve_metrics(agent.clone(), metrics_listener));
         tokio::spawn(api::serve(agent, api_listener));
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -234,18 +234,6 @@ fn built_in(instance: &Instance, args: &NodeArgs) -> anyhow::Result<Vec<serde_js
     let heddle = std::env::current_exe().context("cannot find the heddle program itself")?;
     let (name, addresses) = (instance.to_string(), args.dns_addresses());
     Ok(launcher::dns::manifests(&heddle, &name, &addresses, CLUSTER_DOMAIN, &args.dns_upstream))
-}
-
-/// The Node manifest's ranges, or those of the command line.
-pub(super) fn pod_cidrs(snapshot: &Snapshot, args: &NodeArgs) -> Vec<IpNet> {
-    let node = snapshot.nodes.get(&snapshot.node);
-    let of_manifest = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-    if of_manifest.is_empty() { args.pod_cidrs.clone() } else { of_manifest }
-}
-
-fn node_config(snapshot: &Snapshot, args: &NodeArgs, pod_cidrs: Vec<IpNet>) -> NodeConfig {
-    let not_masqueraded = snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
-    NodeConfig { pod_cidrs, masquerade: !args.no_masquerade, not_masqueraded }
 }
 
 fn base_config(args: &NodeArgs) -> anyhow::Result<Config> {

@@ -1,1 +1,181 @@
+use std::net::Ipv4Addr;
+use std::time::Instant;
 
+use abi::Config;
+use policy::snapshot::Endpoint;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::testing::{Log, Proxy, Recorder};
+use super::*;
+
+struct NoVeths(BTreeMap<u32, u32>);
+
+impl Veths for NoVeths {
+    fn veths(&self) -> BTreeMap<u32, u32> {
+        self.0.clone()
+    }
+}
+
+/// Endpoints 1 to `pods`; what the compiler makes of a snapshot is a policy for each.
+fn source(revision: u32, pods: u32) -> Arc<sources::Published> {
+    let endpoints = (1..=pods).map(|id| {
+        let addresses = vec![Ipv4Addr::new(10, 0, 0, id as u8).into()];
+        (
+            format!("shop/{id}"),
+            Arc::new(Endpoint { id, identity: 300 + id, addresses, ..Endpoint::default() }),
+        )
+    });
+    let snapshot = Snapshot { revision, endpoints: endpoints.collect(), ..Snapshot::default() };
+    Arc::new(sources::Published { snapshot: Arc::new(snapshot), ..Default::default() })
+}
+
+fn compile(snapshot: &Snapshot) -> CompiledPolicy {
+    let endpoints = snapshot.endpoints.values().map(|pod| (pod.id, Arc::default())).collect();
+    CompiledPolicy { revision: snapshot.revision, endpoints, ..CompiledPolicy::default() }
+}
+
+struct Fixture {
+    log: Log,
+    source: watch::Sender<Arc<sources::Published>>,
+    published: watch::Receiver<Arc<Published>>,
+    socket: std::path::PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn start(recorder: Recorder, revision: u32) -> Self {
+        let log = recorder.log.clone();
+        let kernel = KernelHandle::start(recorder, Config::default()).expect("a thread");
+        let (flows, _) = mpsc::channel(1);
+        let proxies = ProxyHub::new(flows, Counter::default());
+        let published = watch::Sender::default();
+        let dir = tempfile::tempdir().expect("a folder");
+        let socket = dir.path().join("proxy.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        tokio::spawn(proxies.clone().serve(listener, nix::unistd::geteuid().as_raw()));
+        let receiver = published.subscribe();
+        let publisher = Publisher::new(Parts {
+            kernel,
+            proxies,
+            veths: Arc::new(NoVeths([(1, 41), (2, 42)].into())),
+            published,
+            wake: Arc::default(),
+            compile: Box::new(compile),
+            revision,
+            publications: Counter::default(),
+        });
+        let (source, snapshots) = watch::channel(Arc::default());
+        tokio::spawn(publisher.run(snapshots));
+        Self { log, source, published: receiver, socket, _dir: dir }
+    }
+
+    async fn proxy(&self) -> Proxy {
+        let mut proxy = Proxy(UnixStream::connect(&self.socket).await.expect("the agent listens"));
+        proxy.hello().await.expect("sent");
+        proxy
+    }
+
+    async fn revision(&mut self, revision: u32) -> Arc<Published> {
+        self.published.wait_for(|p| p.revision == revision).await.expect("published").clone()
+    }
+
+    fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock().expect("the log"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernel_follows_the_proxy_and_the_revision_never_goes_back() {
+    let mut node = Fixture::start(Recorder::default(), 40);
+    let mut proxy = node.proxy().await;
+    node.source.send_replace(source(1, 2));
+    let update = proxy.update().await.expect("an update");
+    assert!(update.full);
+    assert_eq!((update.revision, update.endpoints.len()), (41, 2));
+    assert!(node.take_log().is_empty(), "the kernel waits for the proxy");
+    proxy.ack(41, "").await.expect("sent");
+    let published = node.revision(41).await;
+    assert_eq!(published.endpoints, [1, 2].into());
+    assert_eq!(
+        node.take_log(),
+        [
+            "policies [1, 2]",
+            "attach 1 to 41",
+            "attach 2 to 42",
+            "sync 0 prefixes",
+            "revision 41",
+            "retain {1, 2}"
+        ]
+    );
+
+    // Removal: the proxy forgets after the kernel.
+    node.source.send_replace(source(2, 1));
+    let update = proxy.update().await.expect("an update");
+    assert_eq!((update.full, update.revision), (false, 42));
+    assert!(update.removed_endpoints.is_empty());
+    proxy.ack(42, "").await.expect("sent");
+    let update = proxy.update().await.expect("an update");
+    assert_eq!((update.revision, update.removed_endpoints), (42, vec![2]));
+    assert_eq!(node.take_log(), ["sync 0 prefixes", "revision 42", "retain {1}"]);
+    proxy.ack(42, "").await.expect("sent");
+    node.revision(42).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_proxy_holds_the_kernel_up_once_and_for_a_second() {
+    let mut node = Fixture::start(Recorder::default(), 0);
+    let mut proxy = node.proxy().await;
+    // Its place in the hub is sure once it was sent something.
+    node.source.send_replace(source(1, 1));
+    proxy.update().await.expect("an update");
+    let begin = Instant::now();
+    let published = node.revision(1).await;
+    assert!(begin.elapsed() >= ACK_MAX.mul_f32(0.9), "{:?}", begin.elapsed());
+    assert!(published.proxy_problem.as_ref().is_some_and(|p| p.contains("did not acknowledge")));
+    let begin = Instant::now();
+    node.source.send_replace(source(2, 2));
+    node.revision(2).await;
+    assert!(begin.elapsed() < ACK_MAX, "a late proxy is not waited for again");
+    // It catches up with one delta.
+    proxy.ack(1, "").await.expect("sent");
+    assert_eq!(proxy.update().await.expect("an update").revision, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_does_not_keep_the_old_policy_and_the_next_update_is_full() {
+    let mut node = Fixture::start(Recorder::default(), 0);
+    let mut proxy = node.proxy().await;
+    node.source.send_replace(source(1, 1));
+    proxy.update().await.expect("an update");
+    proxy.ack(1, "rule 3: bad regex").await.expect("sent");
+    let published = node.revision(1).await;
+    assert!(published.proxy_problem.as_ref().is_some_and(|p| p.contains("bad regex")), "{published:?}");
+    node.source.send_replace(source(2, 2));
+    assert!(proxy.update().await.expect("an update").full);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_published_while_the_source_loads_nor_when_nothing_changed() {
+    let mut node = Fixture::start(Recorder::default(), 0);
+    node.source.send_replace(source(0, 0));
+    node.source.send_replace(source(1, 1));
+    node.revision(1).await;
+    node.take_log();
+    node.source.send_replace(source(2, 1));
+    node.published.changed().await.expect("published");
+    assert_eq!(node.published.borrow().revision, 1);
+    assert!(node.take_log().is_empty(), "live connections need not be decided anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_cannot_be_written_leaves_none_rather_than_the_old_one() {
+    let recorder = Recorder { refused: [2].into(), ..Recorder::default() };
+    let mut node = Fixture::start(recorder, 0);
+    node.source.send_replace(source(1, 2));
+    let published = node.revision(1).await;
+    assert_eq!(published.endpoints, [1].into());
+    assert!(published.problems[0].starts_with("endpoint 2: "), "{:?}", published.problems);
+    let log = node.take_log();
+    assert_eq!(log[..2], ["policies [1]", "remove policy 2"]);
+}

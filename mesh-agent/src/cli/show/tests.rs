@@ -4,6 +4,8 @@ use crate::publish::proxy::ProxyStatus;
 
 #[test]
 fn status_for_people() {
+    let mut proxy = ProxyStatus::default();
+    (proxy.pid, proxy.version, proxy.revision) = (13, "0.1.0".into(), 7);
     let status = Status {
         instance: "default".into(),
         version: "0.1.0".into(),
@@ -12,7 +14,7 @@ fn status_for_people() {
         revision: 7,
         agent: AgentStatus { pid: 12 },
         proxy: None,
-        proxies: vec![ProxyStatus { pid: 13, version: "0.1.0".into(), revision: 7, ..Default::default() }],
+        proxies: vec![proxy],
         endpoints_ready: 2,
         endpoints: 3,
         services: 4,
