@@ -199,7 +199,7 @@ async fn errors_say_what_is_missing() {
         "pod shop/nobody has no manifest: add a Pod named nobody in namespace shop to the manifests";
     assert_eq!(error.to_string(), expected);
     let error = node.client.post::<_, Value>("/v1/cni/allocate", &json!({})).await.expect_err("no fields");
-    assert!(error.to_string().contains("containerId"), "{error}");
+    assert!(error.to_string().contains("missing field `namespace`"), "{error}");
     let error = node.client.get::<Value>("/v1/flows?verdict=maybe").await.expect_err("no verdict");
     assert!(error.to_string().starts_with("parameter verdict: "), "{error}");
     let error = node.client.get::<Value>("/v1/nothing").await.expect_err("no such path");

@@ -78,6 +78,7 @@ impl FromStr for PartyFilter {
         let plain =
             |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
         match text.split_once('/') {
+            Some((address, _)) if address.parse::<IpAddr>().is_ok() => Err(bad()),
             Some((namespace, "")) if plain(namespace) => Ok(Self::Namespace(namespace.into())),
             Some((namespace, name)) if plain(namespace) && plain(name) => {
                 Ok(Self::Name { namespace: namespace.into(), name: name.into() })

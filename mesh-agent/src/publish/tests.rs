@@ -39,6 +39,7 @@ struct Fixture {
     log: Log,
     source: watch::Sender<Arc<sources::Published>>,
     published: watch::Receiver<Arc<Published>>,
+    proxies: ProxyHub,
     socket: std::path::PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -57,7 +58,7 @@ impl Fixture {
         let receiver = published.subscribe();
         let publisher = Publisher::new(Parts {
             kernel,
-            proxies,
+            proxies: proxies.clone(),
             veths: Arc::new(NoVeths([(1, 41), (2, 42)].into())),
             published,
             wake: Arc::default(),
@@ -67,12 +68,15 @@ impl Fixture {
         });
         let (source, snapshots) = watch::channel(Arc::default());
         tokio::spawn(publisher.run(snapshots));
-        Self { log, source, published: receiver, socket, _dir: dir }
+        Self { log, source, published: receiver, proxies, socket, _dir: dir }
     }
 
     async fn proxy(&self) -> Proxy {
         let mut proxy = Proxy(UnixStream::connect(&self.socket).await.expect("the agent listens"));
         proxy.hello().await.expect("sent");
+        while self.proxies.status().is_empty() {
+            tokio::task::yield_now().await;
+        }
         proxy
     }
 
@@ -126,7 +130,6 @@ async fn the_kernel_follows_the_proxy_and_the_revision_never_goes_back() {
 async fn a_silent_proxy_holds_the_kernel_up_once_and_for_a_second() {
     let mut node = Fixture::start(Recorder::default(), 0);
     let mut proxy = node.proxy().await;
-    // Its place in the hub is sure once it was sent something.
     node.source.send_replace(source(1, 1));
     proxy.update().await.expect("an update");
     let begin = Instant::now();
