@@ -37,7 +37,7 @@ pub(crate) struct Unhealthy {
 /// the last probe said.
 pub(crate) async fn watch(plan: &ContainerPlan, target: &Target, ready: impl Fn(bool, String)) -> Unhealthy {
     if let Some(probe) = &plan.startup {
-        let started = observe(probe, target, |outcome| Some(outcome)).await;
+        let started = observe(probe, target, Some).await;
         if let Err(error) = started {
             return Unhealthy { reason: format!("startupProbe: {error}"), grace: probe.grace };
         }
