@@ -90,10 +90,8 @@ impl Compiler {
             };
             if policy.entries.len() > MAX_POLICY_ENTRIES as usize {
                 alarms.push(format!(
-                    "{}/{}: its policy takes {} entries, the most is {MAX_POLICY_ENTRIES}; everything is denied",
-                    endpoint.namespace,
-                    endpoint.name,
-                    policy.entries.len(),
+                    "{}/{}: its policy takes more than {MAX_POLICY_ENTRIES} entries; everything is denied",
+                    endpoint.namespace, endpoint.name,
                 ));
                 endpoints.insert(endpoint.id, Arc::default());
             } else {

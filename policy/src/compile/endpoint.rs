@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use abi::{Direction, IDENTITY_HOST, PolicyKey, proto};
+use abi::{Direction, IDENTITY_HOST, MAX_POLICY_ENTRIES, PolicyEntry, PolicyKey, proto};
 
 use super::entries::{Claim, Flat, flatten};
 use super::numbers::RuleNumbers;
@@ -45,7 +45,8 @@ pub(super) struct Build<'a> {
     index: HashMap<Claim, u32>,
     /// Claims by peer, 0 = any.
     by_peer: BTreeMap<u32, Vec<u32>>,
-    out: EndpointPolicy,
+    entries: Vec<(PolicyKey, PolicyEntry)>,
+    l7: Vec<L7RuleSet>,
 }
 
 impl<'a> Build<'a> {
@@ -57,7 +58,8 @@ impl<'a> Build<'a> {
             claims: Vec::new(),
             index: HashMap::new(),
             by_peer: BTreeMap::new(),
-            out: EndpointPolicy::default(),
+            entries: Vec::new(),
+            l7: Vec::new(),
         }
     }
 
@@ -66,7 +68,8 @@ impl<'a> Build<'a> {
         for direction in [Direction::Ingress, Direction::Egress] {
             self.direction(direction, own, named_ports);
         }
-        self.out
+        // Sorted and put in at once: maps of thousands of entries are built often.
+        EndpointPolicy { entries: self.entries.into_iter().collect(), l7: self.l7 }
     }
 
     fn direction(&mut self, direction: Direction, own: &[&Resolved<'_>], named_ports: &[NamedPort]) {
@@ -90,7 +93,7 @@ impl<'a> Build<'a> {
             self.claim(Some(&host), None, (0, u16::MAX), Tier::Normal, 0, class, rule);
         }
         self.write(direction);
-        self.out.l7.extend(with_layer_7(sets));
+        self.l7.extend(with_layer_7(sets));
     }
 
     fn rule(&mut self, resolved: &Resolved<'_>, named_ports: &[NamedPort], sets: &mut Vec<L7RuleSet>) {
@@ -200,8 +203,10 @@ impl<'a> Build<'a> {
                 let claims: Vec<Claim> = list.iter().map(|i| self.claims[*i as usize]).collect();
                 flatten(&claims)
             });
-            for f in entries {
-                self.out.entries.insert(key(peer, direction, f), f.entry);
+            self.entries.extend(entries.iter().map(|f| (key(peer, direction, f), f.entry)));
+            // More is too many whatever comes: the caller denies all and says so.
+            if self.entries.len() > MAX_POLICY_ENTRIES as usize {
+                return;
             }
         }
     }
