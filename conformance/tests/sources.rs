@@ -24,13 +24,12 @@ fn becomes(node: &Node, pod: &Pod, url: &str, want: u16) {
     });
 }
 
-/// The problem that `heddle status` shows about `object`.
-fn problem(node: &Node, object: &str) -> String {
-    eventually(&format!("a problem with {object}"), LIMIT, || {
+/// The problem of which `heddle status` says `part` (an object or a file).
+fn problem(node: &Node, part: &str) -> String {
+    eventually(&format!("a problem with {part}"), LIMIT, || {
         let status = node.try_status()?;
         let all = status["problems"].as_array().cloned().unwrap_or_default();
-        let of_object = all.iter().find(|p| p["object"].as_str().is_some_and(|o| o.contains(object)));
-        of_object.map(ToString::to_string).ok_or_else(|| status.to_string())
+        all.iter().map(ToString::to_string).find(|p| p.contains(part)).ok_or_else(|| status.to_string())
     })
 }
 

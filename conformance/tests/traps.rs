@@ -2,6 +2,7 @@
 //! SYN cookies, port collisions, hairpin, the node's own processes, foreign listeners, mapped addresses, and
 //! policy that changes under live connections.
 
+use std::io::Read;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
@@ -45,22 +46,39 @@ fn a_tuple_in_time_wait_is_used_again_at_once() {
         return;
     }
     let (_node, client, server) = start("timewait", MANIFESTS);
-    // Twenty source ports: every one is reused while the proxy's side and the pod's side are in TIME_WAIT.
+    // Twenty source ports. The proxy closes first (the request says `Connection: close`), so every tuple is
+    // used again while the proxy's socket for it is in TIME_WAIT; and so are its own upstream tuples, since the
+    // server closes those.
     inside(&client.netns(), || {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40019").unwrap();
-        std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1").unwrap();
     });
     for target in both(&server, 8080) {
         drop(record(server.listen(target)));
         for round in 0..300 {
-            // The proxy closes first (it answers `Connection: close`), then the client does.
-            let close: &[&str] = if round % 2 == 0 { &["Connection: close"] } else { &[] };
             let stream = client.connect(target).unwrap_or_else(|e| panic!("{target} round {round}: {e}"));
             let mut connection = Connection::new(stream).unwrap();
-            let response = connection.request("GET", "/public/a", close);
+            let response = connection.request("GET", "/public/a", &["Connection: close"]);
             let response = response.unwrap_or_else(|e| panic!("{target} round {round}: {e}"));
             assert_eq!(response.status, 200);
+            // Wait for the proxy's FIN: whoever closes first is in TIME_WAIT.
+            assert_eq!(connection.stream().read(&mut [0]).unwrap(), 0);
         }
+    }
+    // The client closes first: its ports are free again after a second (tcp_tw_reuse), not a minute.
+    inside(&client.netns(), || {
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "41000 41019").unwrap();
+        std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1").unwrap();
+    });
+    let target = SocketAddr::from((server.ipv4(), 8080));
+    for round in 0..60 {
+        let stream =
+            eventually("a free source port", Duration::from_secs(5), || match client.connect(target) {
+                Ok(stream) => Ok(stream),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => Err(error.to_string()),
+                Err(error) => panic!("round {round}: {error}"),
+            });
+        let response = Connection::new(stream).unwrap().request("GET", "/public/a", &[]);
+        assert_eq!(response.unwrap_or_else(|e| panic!("round {round}: {e}")).status, 200);
     }
 }
 
