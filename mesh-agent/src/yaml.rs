@@ -29,7 +29,7 @@ const NODES_MAX: usize = 200_000;
 pub struct Document {
     /// Of its first line with content; 1 is the first of the text.
     pub line: u32,
-    pub content: Result<Value, SyntaxError>,
+    pub content: Result<Value, Box<SyntaxError>>,
     /// The document's text, to look up positions of fields in.
     text: String,
     /// Lines of the whole text before [`Self::text`].
@@ -87,7 +87,7 @@ impl Document {
     }
 }
 
-fn parse(text: &str, offset: u32) -> Result<Value, SyntaxError> {
+fn parse(text: &str, offset: u32) -> Result<Value, Box<SyntaxError>> {
     serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
         let at = error.location().map_or(Position { line: 1, column: 1 }, |at| Position {
             line: u32::try_from(at.line()).unwrap_or(u32::MAX),
@@ -98,7 +98,7 @@ fn parse(text: &str, offset: u32) -> Result<Value, SyntaxError> {
         // The place is told separately, in lines of the whole text.
         let reason = message.split(" at line ").next().unwrap_or(&message);
         let reason = reason.split(", set DuplicateKeyPolicy").next().unwrap_or(reason);
-        SyntaxError { at, reason: reason.to_owned(), header: Header::of(text) }
+        Box::new(SyntaxError { at, reason: reason.to_owned(), header: Header::of(text) })
     })
 }
 

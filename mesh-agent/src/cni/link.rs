@@ -242,7 +242,7 @@ async fn routes(v4: bool) -> Result<Vec<RouteMessage>, CniError> {
 }
 
 fn goes_to(route: &RouteMessage, index: u32) -> bool {
-    route.attributes.iter().any(|attribute| *attribute == RouteAttribute::Oif(index))
+    route.attributes.contains(&RouteAttribute::Oif(index))
 }
 
 fn route(to: IpAddr, prefix: u8, index: u32) -> Result<RouteMessageBuilder<IpAddr>, CniError> {
