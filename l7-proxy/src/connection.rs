@@ -81,13 +81,12 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, co
     let record = match worker.kernel.connection(client, destination) {
         Ok(Some(record)) => record,
         Ok(None) => {
-            tracing::debug!(%client, %destination, "no record of this connection");
-            worker.stats.dropped(DropReason::NoRecord);
+            drop_unknown(&worker, client, destination, "");
             return reset(&stream);
         }
         Err(error) => {
             tracing::warn!(%client, %destination, %error, "cannot look for a record");
-            worker.stats.dropped(DropReason::NoRecord);
+            drop_unknown(&worker, client, destination, &error.to_string());
             return reset(&stream);
         }
     };
@@ -115,6 +114,22 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, co
         Plan::Tcp => tcp::serve(&conn, stream).await,
         Plan::Http => http::serve(conn, stream).await,
     }
+}
+
+/// Counts and records a connection that the kernel did not give us; nobody can say whose it is.
+fn drop_unknown(worker: &Worker, client: SocketAddr, destination: SocketAddr, detail: &str) {
+    tracing::debug!(%client, %destination, "no record of this connection");
+    worker.stats.dropped(DropReason::NoRecord);
+    worker.flows.record(
+        &FlowSource::new(client, destination, ConnectionRecord::default()),
+        &FlowFields {
+            reason: Some(DropReason::NoRecord),
+            detail,
+            protocol: "TCP",
+            revision: worker.config().revision,
+            ..FlowFields::default()
+        },
+    );
 }
 
 /// The kernel may be ahead of our configuration for a moment; it never is for long.

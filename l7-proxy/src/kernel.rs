@@ -9,7 +9,7 @@ use abi::ListenerSlot;
 
 /// What the kernel program recorded when it gave a connection to the proxy. The only source of a
 /// connection's identity: addresses are reused, and the listener's own port is reachable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionRecord {
     /// Identity of the client.
     pub src_identity: u32,

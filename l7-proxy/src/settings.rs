@@ -99,7 +99,7 @@ impl Default for Limits {
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(3600),
             connect_timeout: Duration::from_secs(5),
-            revision_wait: Duration::from_secs(1),
+            revision_wait: Duration::from_secs(5),
             continue_wait: Duration::from_secs(1),
             drain_max: Duration::from_secs(30),
             pool_idle_timeout: Duration::from_secs(60),

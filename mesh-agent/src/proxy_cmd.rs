@@ -85,7 +85,7 @@ struct LimitArgs {
     #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
     connect_timeout: Duration,
     /// How long a new connection waits for the policy revision it was redirected under.
-    #[arg(long, default_value = "1", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
     revision_wait: Duration,
     /// An upstream connection that is not used for so long is closed.
     #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]

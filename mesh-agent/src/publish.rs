@@ -28,6 +28,9 @@ use proxy::{Acknowledged, ProxyHub};
 
 /// How long the kernel waits for the proxy.
 pub const ACK_MAX: Duration = Duration::from_secs(1);
+/// How long an agent that takes over a running node waits for the proxy to find it. A kernel that went ahead
+/// would send the proxy connections of a revision that nobody can tell it yet.
+const PROXY_RETURN_MAX: Duration = Duration::from_secs(3);
 /// After how long a state that could not be written whole is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -138,6 +141,9 @@ impl<V: Veths> Publisher<V> {
             let view = Arc::new(View::new(snapshot, Arc::new(compiled)));
             self.parts.published.send_modify(|p| *p = Arc::new(Published { view, ..(**p).clone() }));
             return Ok(());
+        }
+        if first && self.parts.revision != 0 {
+            self.parts.proxies.connected(PROXY_RETURN_MAX).await;
         }
         self.parts.revision = compiled.revision;
         kernel.revision = self.parts.revision;

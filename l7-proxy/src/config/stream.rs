@@ -22,8 +22,9 @@ use crate::settings::Settings;
 use crate::wire::proxy_message::Kind;
 use crate::wire::{Ack, ConfigUpdate, FRAME_MAX, Hello, PROTOCOL_VERSION, ProxyMessage};
 
-/// First and longest pause between two attempts to reach the agent.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// First and longest pause between two attempts to reach the agent. An attempt costs microseconds, and an
+/// agent that comes back waits for us before it changes anything.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// Acknowledgements on their way; the agent waits for each, so there are never many.
 const ACKS_MAX: usize = 16;
 

@@ -85,6 +85,17 @@ impl ProxyHub {
         self.with_sessions(|sessions| sessions.values().cloned().collect())
     }
 
+    /// Waits until a proxy is connected, at most `max`.
+    pub async fn connected(&self, max: Duration) {
+        let mut progress = self.progress.subscribe();
+        let arrival = async {
+            while self.with_sessions(|sessions| sessions.is_empty()) && progress.changed().await.is_ok() {}
+        };
+        if timeout(max, arrival).await.is_err() {
+            tracing::warn!("no proxy has come within {max:?}: not waited for");
+        }
+    }
+
     /// Waits until every proxy that keeps up has `revision` in force or refused it, at most `max`. Who is
     /// late once is not waited for again until it has caught up.
     pub async fn acknowledged(&self, revision: u32, max: Duration) -> Acknowledged {

@@ -127,6 +127,27 @@ async fn the_kernel_follows_the_proxy_and_the_revision_never_goes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_takes_over_waits_for_the_proxy_to_come_back() {
+    let mut node = Fixture::start(Recorder::default(), 40);
+    node.source.send_replace(source(1, 1));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(node.take_log().is_empty(), "the kernel must not be ahead of a proxy that is on its way");
+    let mut proxy = node.proxy().await;
+    assert_eq!(proxy.update().await.expect("an update").revision, 41);
+    assert!(node.take_log().is_empty(), "nor of one that has not acknowledged");
+    proxy.ack(41, "").await.expect("sent");
+    node.revision(41).await;
+    assert!(node.take_log().contains(&"revision 41".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_does_not_come_back_is_waited_for_only_so_long() {
+    let mut node = Fixture::start(Recorder::default(), 40);
+    node.source.send_replace(source(1, 1));
+    tokio::time::timeout(PROXY_RETURN_MAX + ACK_MAX, node.revision(41)).await.expect("in force");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_proxy_holds_the_kernel_up_once_and_for_a_second() {
     let mut node = Fixture::start(Recorder::default(), 0);
     let mut proxy = node.proxy().await;

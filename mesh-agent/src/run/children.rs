@@ -22,10 +22,10 @@ use crate::layout::Instance;
 
 /// Before the first restart; doubles with each that follows soon.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest time before a restart.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Longest time before a restart. Short, since without a proxy nothing that needs layer 7 passes.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Who ran this long begins with the shortest back-off again.
-const STABLE_AFTER: Duration = Duration::from_secs(30);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How long a child may take to end by itself.
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// A process, told from a later one of the same number by its start time.
