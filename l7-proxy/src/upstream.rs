@@ -7,10 +7,7 @@ pub mod socket;
 
 use std::net::{IpAddr, SocketAddr};
 
-use abi::{
-    IDENTITY_HOST, IDENTITY_KUBE_APISERVER, IDENTITY_LOCAL_FIRST, IDENTITY_REMOTE_NODE, IDENTITY_UNKNOWN,
-    IDENTITY_WORLD, IDENTITY_WORLD_IPV4, IDENTITY_WORLD_IPV6,
-};
+use abi::ipcache_flags;
 
 use crate::config::Peer;
 use crate::kernel::ConnectionRecord;
@@ -42,23 +39,9 @@ pub fn face(bind: Bind, record: &ConnectionRecord, client: IpAddr, target: Socke
         Face::Node
     } else if record.src_endpoint == 0 {
         Face::RemoteClient(client)
-    } else if is_outside(peer.identity) {
-        Face::Node
-    } else {
+    } else if peer.flags & ipcache_flags::POD != 0 {
         Face::LocalClient(client)
+    } else {
+        Face::Node
     }
-}
-
-/// Whether the identity is that of something that is no pod.
-fn is_outside(identity: u32) -> bool {
-    matches!(
-        identity,
-        IDENTITY_UNKNOWN
-            | IDENTITY_HOST
-            | IDENTITY_WORLD
-            | IDENTITY_REMOTE_NODE
-            | IDENTITY_KUBE_APISERVER
-            | IDENTITY_WORLD_IPV4
-            | IDENTITY_WORLD_IPV6
-    ) || identity >= IDENTITY_LOCAL_FIRST
 }

@@ -72,4 +72,7 @@ pub mod ipcache_flags {
     pub const LOCAL_NODE: u32 = 2;
     /// An address of another node.
     pub const REMOTE_NODE: u32 = 4;
+    /// A pod's address, or one out of a range for pods. Identity numbers do not tell: those of pods inside
+    /// an `ipBlock` are as node-local as those of CIDRs.
+    pub const POD: u32 = 8;
 }

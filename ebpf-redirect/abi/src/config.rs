@@ -40,8 +40,11 @@ pub const PORT_INGRESS: (u16, u16) = (62_500, 65_534);
 pub struct EndpointEntry {
     /// Node-local endpoint id, 1 or more; key of map `POLICY`.
     pub id: u32,
-    /// Security identity.
-    pub identity: u32,
+    /// Security identity of what it sends from its IPv4 address. The two differ where a NetworkPolicy's
+    /// `ipBlock` holds one address and not the other.
+    pub identity_v4: u32,
+    /// Security identity of what it sends from its IPv6 address.
+    pub identity_v6: u32,
     /// Its IPv4 address (mapped), or all zero.
     pub ipv4: Addr,
     /// Its IPv6 address, or all zero.

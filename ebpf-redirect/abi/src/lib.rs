@@ -33,7 +33,7 @@ pub use service::{
 
 /// Version of every layout in this crate. Pins live under a folder of this name, so that an agent with
 /// another layout never reads maps it does not understand.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Most endpoints (pods) that one node carries.
 pub const MAX_ENDPOINTS: u32 = 4096;

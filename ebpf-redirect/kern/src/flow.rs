@@ -9,7 +9,7 @@
 use core::ops::{Deref, DerefMut};
 
 use abi::{
-    Addr, Config, ConnEntry, ConnKey, DropReason, Event, EventKind, FragmentKey, IpcacheEntry, IpcacheKey,
+    Addr, Config, ConnEntry, ConnKey, DropReason, EndpointEntry, Event, EventKind, FragmentKey, IpcacheEntry, IpcacheKey,
     PolicyKey, ServiceKey, Verdict, proto,
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::generated as helpers};
@@ -209,6 +209,12 @@ impl Flow {
             Kind::V4 => self.key.proto == proto::ICMP && self.icmp_type == icmp_type::V4_ECHO_REPLY,
             _ => self.key.proto == proto::ICMPV6 && self.icmp_type == icmp_type::V6_ECHO_REPLY,
         }
+    }
+
+    /// The identity of a local endpoint on this packet's family.
+    #[inline(always)]
+    pub fn identity_of(&self, endpoint: &EndpointEntry) -> u32 {
+        if self.kind as u8 == Kind::V6 as u8 { endpoint.identity_v6 } else { endpoint.identity_v4 }
     }
 
     /// Makes `other` the tuple of the opposite direction.

@@ -28,9 +28,9 @@ fn admit(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
         return Err(DropReason::UnknownEndpoint);
     };
     let endpoint = unsafe { &*endpoint };
-    flow.src.identity = endpoint.identity;
     flow.src.endpoint = endpoint.id;
     parse::network(skb, flow)?;
+    flow.src.identity = flow.identity_of(endpoint);
     if flow.kind == Kind::Arp {
         return arp(skb, endpoint);
     }
@@ -77,12 +77,8 @@ fn may_be_housekeeping(flow: Current) -> bool {
 /// Masqueraded, a pod's packet to another node's tunnel port would pass for its node's own.
 #[inline(always)]
 fn reaches_tunnel(flow: Current, config: &Config) -> bool {
-    const NODE: u32 = ipcache_flags::LOCAL_NODE | ipcache_flags::REMOTE_NODE;
-    let is_pod = flow.dst.identity >= abi::IDENTITY_FIRST
-        && flow.dst.identity <= abi::IDENTITY_LAST
-        && flow.dst.flags & NODE == 0;
     config.tunnel_port != 0
         && flow.key.proto == proto::UDP
         && u16::from_be(flow.key.dport) as u32 == config.tunnel_port
-        && !is_pod
+        && flow.dst.flags & ipcache_flags::POD == 0
 }

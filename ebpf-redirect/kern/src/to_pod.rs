@@ -35,9 +35,10 @@ fn admit(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
     let Some(endpoint) = ENDPOINTS.get_ptr(skb::ifindex(skb)) else {
         return Err(DropReason::UnknownEndpoint);
     };
-    flow.dst.identity = unsafe { (*endpoint).identity };
-    flow.dst.endpoint = unsafe { (*endpoint).id };
+    let endpoint = unsafe { &*endpoint };
+    flow.dst.endpoint = endpoint.id;
     parse::network(skb, flow)?;
+    flow.dst.identity = flow.identity_of(endpoint);
     if flow.kind == Kind::Arp {
         return Ok(());
     }

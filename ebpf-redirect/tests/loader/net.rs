@@ -242,7 +242,8 @@ pub fn addr(text: &str) -> Addr {
 }
 
 pub fn endpoint(id: u32, identity: u32, addresses: [&str; 2]) -> EndpointEntry {
-    EndpointEntry { id, identity, ipv4: addr(addresses[0]), ipv6: addr(addresses[1]) }
+    let [ipv4, ipv6] = addresses.map(addr);
+    EndpointEntry { id, identity_v4: identity, identity_v6: identity, ipv4, ipv6 }
 }
 
 pub fn host(address: &str) -> IpcacheKey {
@@ -260,8 +261,8 @@ pub fn ipcache() -> BTreeMap<IpcacheKey, IpcacheEntry> {
             entries.insert(host(address), IpcacheEntry { identity, endpoint, flags, node: 0 });
         }
     };
-    add(POD_A, IDENTITY_A, ENDPOINT_A, 0);
-    add(POD_B, IDENTITY_B, ENDPOINT_B, 0);
+    add(POD_A, IDENTITY_A, ENDPOINT_A, ipcache_flags::POD);
+    add(POD_B, IDENTITY_B, ENDPOINT_B, ipcache_flags::POD);
     add(NODE, abi::IDENTITY_HOST, 0, ipcache_flags::LOCAL_NODE);
     entries
 }

@@ -36,6 +36,9 @@ pub(crate) const A: Pod = Pod { id: 11, identity: 1001, v4: "10.1.0.1", v6: "fd0
 pub(crate) const B: Pod = Pod { id: 12, identity: 1002, v4: "10.1.0.2", v6: "fd00:1::2" };
 /// A pod of another node.
 pub(crate) const REMOTE: Pod = Pod { id: 0, identity: 1003, v4: "10.2.0.3", v6: "fd00:2::3" };
+/// A pod, and a CIDR of a policy: both have a node-local identity.
+pub(crate) const BLOCKED: &str = "10.2.0.4";
+pub(crate) const CIDR: &str = "203.0.113.7";
 pub(crate) const NODE: &str = "192.168.0.1";
 pub(crate) const NODE6: &str = "fd00:9::1";
 pub(crate) const OTHER_NODE: &str = "192.168.0.2";
@@ -151,9 +154,11 @@ impl Kernel {
         self.prefix("0.0.0.0", 96, abi::IDENTITY_WORLD, 0, 0);
         self.prefix("::", 0, abi::IDENTITY_WORLD, 0, 0);
         for pod in [A, B, REMOTE] {
-            self.prefix(pod.v4, 128, pod.identity, pod.id, 0);
-            self.prefix(pod.v6, 128, pod.identity, pod.id, 0);
+            self.prefix(pod.v4, 128, pod.identity, pod.id, ipcache_flags::POD);
+            self.prefix(pod.v6, 128, pod.identity, pod.id, ipcache_flags::POD);
         }
+        self.prefix(BLOCKED, 128, abi::IDENTITY_LOCAL_FIRST, 0, ipcache_flags::POD);
+        self.prefix(CIDR, 128, abi::IDENTITY_LOCAL_FIRST + 1, 0, 0);
         for node in [NODE, NODE6] {
             self.prefix(node, 128, abi::IDENTITY_HOST, 0, ipcache_flags::LOCAL_NODE);
         }
@@ -201,8 +206,13 @@ impl Kernel {
 
     /// The packets that follow come from (or go to) this pod's veth.
     pub(crate) fn at(&mut self, pod: Pod) {
-        let entry =
-            EndpointEntry { id: pod.id, identity: pod.identity, ipv4: addr(pod.v4), ipv6: addr(pod.v6) };
+        self.at_with(pod, pod.identity, pod.identity);
+    }
+
+    /// The same with identities that differ by address.
+    pub(crate) fn at_with(&mut self, pod: Pod, identity_v4: u32, identity_v6: u32) {
+        let (ipv4, ipv6) = (addr(pod.v4), addr(pod.v6));
+        let entry = EndpointEntry { id: pod.id, identity_v4, identity_v6, ipv4, ipv6 };
         self.hash("ENDPOINTS").insert(IFINDEX, entry, 0).unwrap();
     }
 

@@ -2,7 +2,7 @@
 
 use abi::{DropReason, mark};
 
-use crate::kernel::{A, B, Kernel, NODE, OTHER_NODE, TUNNEL_PORT, Verdict, WORLD};
+use crate::kernel::{A, B, BLOCKED, CIDR, Kernel, NODE, OTHER_NODE, TUNNEL_PORT, Verdict, WORLD};
 use crate::packet::*;
 
 const PASS: Verdict = Verdict::Pass(mark::DIRECT);
@@ -169,6 +169,8 @@ fn tunnel_ports() {
         ("of another node", to(OTHER_NODE), drop(DropReason::TunnelPort)),
         ("of the world", to(WORLD), drop(DropReason::TunnelPort)),
         ("a pod's own", to(B.v4), PASS),
+        ("of a pod inside an ipBlock", to(BLOCKED), PASS),
+        ("of a CIDR of a policy", to(CIDR), drop(DropReason::TunnelPort)),
         ("tcp", tcp((A.v4, 1000), (OTHER_NODE, TUNNEL_PORT), SYN), PASS),
     ]);
 }

@@ -2,7 +2,9 @@
 
 use abi::{Counter, Direction, DropReason, EventKind, PolicyKey, conn_flags, mark};
 
-use crate::kernel::{A, B, Kernel, L4_VIP, L7_VIP, L7_VIP6, Pod, REMOTE, Rule, Verdict, WORLD, WORLD6, conn};
+use crate::kernel::{
+    A, B, Kernel, L4_VIP, L7_VIP, L7_VIP6, NODE, NODE6, Pod, REMOTE, Rule, Verdict, WORLD, WORLD6, conn,
+};
 use crate::packet::*;
 
 const PASS: Verdict = Verdict::Pass(mark::DIRECT);
@@ -49,6 +51,31 @@ fn both_directions_in_one_pass() {
             let kind = if allowed { EventKind::New } else { EventKind::Drop };
             assert_eq!(event.kind, kind as u8, "row {number}");
         }
+    }
+}
+
+/// A NetworkPolicy's `ipBlock` may hold one address of a pod and not the other.
+#[test]
+fn a_pods_identity_is_that_of_its_address() {
+    const INSIDE: u32 = abi::IDENTITY_LOCAL_FIRST + 5;
+    let Some(mut kernel) = Kernel::start() else { return };
+    let inside = PolicyKey::lookup(INSIDE, Direction::Ingress, TCP, 80);
+    kernel.policy(B, &[(inside, Rule::Allow(31))]);
+    for (v4, v6) in [(INSIDE, A.identity), (A.identity, INSIDE)] {
+        kernel.at_with(A, v4, v6);
+        for (identity, src, dst) in [(v4, A.v4, B.v4), (v6, A.v6, B.v6)] {
+            let outcome = kernel.run("from_pod", &tcp((src, v4 as u16), (dst, 80), SYN));
+            let refused = Verdict::Drop(DropReason::PolicyDenied);
+            assert_eq!(outcome.verdict, if identity == INSIDE { PASS } else { refused }, "{src}");
+            assert_eq!(outcome.event().src_identity, identity);
+        }
+    }
+    // The gate: the node's own connection to such a pod names it as what it is.
+    kernel.policy(A, &[(PolicyKey::peer(abi::IDENTITY_HOST, Direction::Ingress), Rule::Allow(7))]);
+    kernel.at_with(A, INSIDE, A.identity);
+    for (node, pod, identity) in [(NODE, A.v4, INSIDE), (NODE6, A.v6, A.identity)] {
+        let outcome = kernel.run("to_pod", &tcp((node, 1000), (pod, 80), SYN));
+        assert_eq!(outcome.event().dst_identity, identity, "{pod}");
     }
 }
 

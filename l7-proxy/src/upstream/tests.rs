@@ -15,16 +15,18 @@ fn whose_address() {
     let itself: SocketAddr = "10.0.0.1:80".parse().expect("address");
     let local = Face::LocalClient(client);
     let remote = Face::RemoteClient(client);
-    for (src_endpoint, identity, target, expected) in [
-        (1, 300, target, local),
-        (1, abi::IDENTITY_UNMANAGED, target, local),
-        (1, 300, itself, Face::Node),
-        (1, abi::IDENTITY_WORLD, target, Face::Node),
-        (1, abi::IDENTITY_WORLD_IPV6, target, Face::Node),
-        (1, abi::IDENTITY_REMOTE_NODE, target, Face::Node),
-        (1, abi::IDENTITY_HOST, target, Face::Node),
-        (1, abi::IDENTITY_LOCAL_FIRST, target, Face::Node),
-        (0, 300, target, remote),
+    // A pod is one by its flag: inside an ipBlock its identity is of the same range as a CIDR's.
+    let pod = abi::ipcache_flags::POD;
+    for (src_endpoint, identity, flags, target, expected) in [
+        (1, 300, pod, target, local),
+        (1, abi::IDENTITY_UNMANAGED, pod, target, local),
+        (1, abi::IDENTITY_LOCAL_FIRST, pod, target, local),
+        (1, 300, pod, itself, Face::Node),
+        (1, abi::IDENTITY_WORLD, 0, target, Face::Node),
+        (1, abi::IDENTITY_REMOTE_NODE, abi::ipcache_flags::REMOTE_NODE, target, Face::Node),
+        (1, abi::IDENTITY_HOST, abi::ipcache_flags::LOCAL_NODE, target, Face::Node),
+        (1, abi::IDENTITY_LOCAL_FIRST, 0, target, Face::Node),
+        (0, 300, pod, target, remote),
     ] {
         let record = ConnectionRecord {
             src_identity: 200,
@@ -35,9 +37,9 @@ fn whose_address() {
             ingress: src_endpoint == 0,
             revision: 1,
         };
-        let peer = Peer { identity, endpoint: 0, flags: 0 };
+        let peer = Peer { identity, endpoint: 0, flags };
         let got = face(Bind::Transparent, &record, client, target, peer);
-        assert_eq!(got, expected, "{src_endpoint} {identity} {target}");
+        assert_eq!(got, expected, "{src_endpoint} {identity} {flags} {target}");
         assert_eq!(face(Bind::Loopback, &record, client, target, peer), Face::Node);
     }
 }

@@ -31,7 +31,7 @@ impl KernelState {
     ) -> Self {
         let attached = snapshot.endpoints.values().filter_map(|pod| {
             let ifindex = veths.get(&pod.id).filter(|_| compiled.endpoints.contains_key(&pod.id))?;
-            Some((*ifindex, endpoint_entry(pod)))
+            Some((*ifindex, endpoint_entry(pod, compiled)))
         });
         Self {
             revision: compiled.revision,
@@ -111,13 +111,21 @@ fn services(
     entries.collect()
 }
 
-fn endpoint_entry(pod: &policy::snapshot::Endpoint) -> EndpointEntry {
-    let family = |v4: bool| pod.addresses.iter().find(|ip| ip.is_ipv4() == v4).map(|ip| addr(*ip));
+/// What a pod sends is judged by the same identity as what is sent to it: that of its address.
+fn endpoint_entry(pod: &policy::snapshot::Endpoint, compiled: &CompiledPolicy) -> EndpointEntry {
+    let family = |v4: bool| pod.addresses.iter().find(|ip| ip.is_ipv4() == v4).copied();
+    let identity = |address: Option<IpAddr>| {
+        let found = address.and_then(|address| compiled.lookup(address));
+        // Another has the address (the node itself, say): that must not be what the pod speaks as.
+        found.filter(|target| target.endpoint == pod.id).map_or(pod.identity, |target| target.identity)
+    };
+    let (v4, v6) = (family(true), family(false));
     EndpointEntry {
         id: pod.id,
-        identity: pod.identity,
-        ipv4: family(true).unwrap_or_default(),
-        ipv6: family(false).unwrap_or_default(),
+        identity_v4: identity(v4),
+        identity_v6: identity(v6),
+        ipv4: v4.map(addr).unwrap_or_default(),
+        ipv6: v6.map(addr).unwrap_or_default(),
     }
 }
 

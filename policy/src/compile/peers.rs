@@ -62,7 +62,7 @@ impl Peers {
         peers.add_reserved(snapshot);
         peers.add_prefixes(&snapshot.settings, &prefixes, local);
         for net in pod_cidrs {
-            peers.ipcache.insert(net.trunc(), target(IDENTITY_UNMANAGED, 0, 0));
+            peers.ipcache.insert(net.trunc(), target(IDENTITY_UNMANAGED, 0, ipcache_flags::POD));
         }
         peers.add_services(snapshot);
         peers.add_nodes(snapshot, local);
@@ -168,7 +168,7 @@ impl Peers {
                 let derived = block_name(endpoint.identity, &covering).and_then(|n| local.number(&n));
                 let number = derived.unwrap_or(endpoint.identity);
                 numbers.push((number, covering));
-                self.ipcache.insert(IpNet::from(*address), target(number, endpoint.id, 0));
+                self.ipcache.insert(IpNet::from(*address), target(number, endpoint.id, ipcache_flags::POD));
             }
             for (number, covering) in numbers {
                 let info = self.table.entry(number).or_default();

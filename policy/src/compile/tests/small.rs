@@ -132,8 +132,8 @@ fn addresses_belong_to_what_has_them() {
     check("172.18.0.3", abi::IDENTITY_KUBE_APISERVER, ipcache_flags::REMOTE_NODE);
     check("10.96.0.7", abi::IDENTITY_UNKNOWN, ipcache_flags::SERVICE_VIP);
     // In a pod range and no pod that is known: not of the world, whatever block a policy names.
-    check("10.0.1.200", abi::IDENTITY_UNMANAGED, 0);
-    check("10.0.0.1", snapshot.endpoints["default/a"].identity, 0);
+    check("10.0.1.200", abi::IDENTITY_UNMANAGED, ipcache_flags::POD);
+    check("10.0.0.1", snapshot.endpoints["default/a"].identity, ipcache_flags::POD);
     let block = compiled.lookup("10.200.0.1".parse().unwrap()).unwrap().identity;
     assert!(block >= IDENTITY_LOCAL_FIRST);
     assert!(compiled.identities[&block].contains_key("cidr:10.0.0.0/8"));
