@@ -18,7 +18,8 @@ pub type Policies = BTreeMap<u32, Arc<EndpointPolicy>>;
 pub trait Kernel: Send + 'static {
     /// Writes the node-wide settings.
     fn configure(&mut self, config: &Config) -> Result<(), MapError>;
-    /// Replaces the policies of several endpoints, each in one step. After an error none is replaced.
+    /// Replaces the policies of several endpoints, each in one step. After an error some may be replaced and
+    /// others not: the caller has to write or remove each of them.
     fn set_policies(&mut self, policies: &Policies) -> Result<(), MapError>;
     /// From here on everything of this endpoint is dropped.
     fn remove_policy(&mut self, id: u32) -> Result<(), MapError>;
