@@ -93,7 +93,8 @@ fn one(kept: &mut Option<Connection>, target: SocketAddr, path: &str, fresh: boo
     if response.status != 200 {
         return Err(std::io::Error::other(format!("status {}: {}", response.status, response.text())));
     }
-    if !fresh {
+    // A proxy that ends says so; a client that goes on regardless has itself to blame.
+    if !fresh && response.header("connection") != Some("close") {
         *kept = Some(connection);
     }
     Ok(())

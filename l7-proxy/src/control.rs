@@ -32,10 +32,12 @@ impl Clock {
 pub enum Order {
     /// Policy changed: look whether you may go on.
     Recheck = 1,
-    /// Finish what is open, start nothing.
+    /// Say with the next answer that it is the last one, and end after it.
     Drain = 2,
+    /// End unless something is under way: who has not asked for anything since the drain began is idle.
+    EndIdle = 3,
     /// End now: a time-out.
-    Close = 3,
+    Close = 4,
 }
 
 const HOLD_RESUME: u8 = 1;
@@ -102,6 +104,7 @@ impl Control {
                 Poll::Ready(match number {
                     1 => Order::Recheck,
                     2 => Order::Drain,
+                    3 => Order::EndIdle,
                     _ => Order::Close,
                 })
             }

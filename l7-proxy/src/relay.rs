@@ -44,7 +44,7 @@ where
                     return End::Revoked(denial);
                 },
                 // It may take all of the drain; then the worker closes it.
-                Order::Drain => {}
+                Order::Drain | Order::EndIdle => {}
                 Order::Close => return End::Closed,
             },
             outcome = &mut copy => return match outcome {

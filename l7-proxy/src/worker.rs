@@ -24,6 +24,12 @@ use crate::settings::Settings;
 use crate::upstream::Ports;
 use crate::upstream::pool::Pool;
 
+/// How long listeners stay open when the proxy ends: by then its successor has their place, and whoever was
+/// in the middle of a handshake is through it.
+const LISTEN_ON: Duration = Duration::from_millis(250);
+/// How long idle connections may stay when the proxy ends, so that their next request is answered and not
+/// reset; at most half of the whole drain.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 /// How long a worker waits after an accept that failed, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// How often time-outs are looked at.
@@ -173,12 +179,17 @@ async fn live(mut seed: Seed) -> io::Result<()> {
 }
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+        tokio::time::sleep(LISTEN_ON).await;
+    };
+    tokio::pin!(stopped);
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
             // Only when nobody waits any more: who is in the queue would be reset with it.
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = &mut stopped => return,
         };
         match accepted {
             Ok((stream, client)) => worker.adopt(stream, client),
@@ -220,12 +231,17 @@ async fn recheck(worker: Rc<Worker>) {
 
 /// Lets what is open come to its end, for a while.
 async fn drain(worker: &Worker) {
-    let end = Instant::now() + worker.settings.limits.drain_max;
-    // The acceptors run first, and adopt who still waits.
-    tokio::task::yield_now().await;
+    let (begin, drain_max) = (Instant::now(), worker.settings.limits.drain_max);
+    let mut idle_end = Some(begin + IDLE_MAX.min(drain_max / 2));
+    // Who is in the middle of a handshake is accepted a moment later, and the acceptors still run.
+    let is_open = || !worker.connections.borrow().is_empty() || begin.elapsed() < LISTEN_ON;
     worker.order_all(Order::Drain);
-    while !worker.connections.borrow().is_empty() && Instant::now() < end {
+    while is_open() && begin.elapsed() < drain_max {
         tokio::time::sleep(Duration::from_millis(20)).await;
+        if idle_end.is_some_and(|end| end <= Instant::now()) {
+            idle_end = None;
+            worker.order_all(Order::EndIdle);
+        }
         // Those adopted after the first order.
         worker.each(|control| {
             if !control.is_draining() {

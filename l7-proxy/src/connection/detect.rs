@@ -29,8 +29,8 @@ pub(super) async fn first(stream: &mut TcpStream, control: &Control) -> First {
             biased;
             read = stream.read_buf(&mut bytes) => read,
             order = control.next_order() => match order {
-                Order::Recheck => continue,
-                Order::Drain => return First::Gone,
+                Order::Recheck | Order::Drain => continue,
+                Order::EndIdle => return First::Gone,
                 Order::Close => return First::TooSlow,
             },
         };

@@ -52,7 +52,7 @@ async fn serve_http1(conn: &Rc<Conn>, guard: Guard) -> hyper::Result<()> {
     let connection = http1_builder(&conn.worker.settings.limits)
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
-    drive(conn, pin!(connection), |connection| connection.graceful_shutdown()).await
+    drive(conn, true, pin!(connection), |connection| connection.graceful_shutdown()).await
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {
@@ -80,12 +80,13 @@ async fn serve_http2(conn: &Rc<Conn>, guard: Guard) -> hyper::Result<()> {
         .max_send_buf_size(limits.h2_stream_window as usize)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service);
-    drive(conn, pin!(connection), |connection| connection.graceful_shutdown()).await
+    drive(conn, false, pin!(connection), |connection| connection.graceful_shutdown()).await
 }
 
 /// Polls the engine and obeys the worker.
 async fn drive<C>(
     conn: &Conn,
+    is_http1: bool,
     mut connection: Pin<&mut C>,
     graceful: impl Fn(Pin<&mut C>),
 ) -> hyper::Result<()>
@@ -95,7 +96,9 @@ where
     std::future::poll_fn(|cx| {
         while let std::task::Poll::Ready(order) = conn.control.poll_order(cx) {
             match order {
-                Order::Drain => graceful(connection.as_mut()),
+                // The next answer of an HTTP/1 connection says so; GOAWAY may come at any time.
+                Order::Drain if is_http1 => {}
+                Order::Drain | Order::EndIdle => graceful(connection.as_mut()),
                 // Requests are decided one by one; what must end at once is a connection whose client
                 // may not speak to this destination at all any more.
                 Order::Recheck => {

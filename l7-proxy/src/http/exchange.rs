@@ -50,7 +50,7 @@ pub async fn handle(
     let on_upgrade = is_held.then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     let version = head.version;
-    let response = match head::canonicalise(&mut head, conn.destination) {
+    let mut response = match head::canonicalise(&mut head, conn.destination) {
         Ok(wishes) => {
             let seen = Seen::new(started, version, &head);
             judged(&conn, seen, (head, body), wishes, on_upgrade).await
@@ -59,6 +59,12 @@ pub async fn handle(
     };
     if is_held && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         conn.control.resume();
+    }
+    if version < Version::HTTP_2
+        && conn.control.is_draining()
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
