@@ -25,4 +25,4 @@ pub mod worker;
 
 pub use kernel::{ConnectionRecord, Kernel};
 pub use proxy::{ProxyError, run};
-pub use settings::{Bind, Limits, Settings};
+pub use settings::{Bind, Limits, Settings, Sharing};

@@ -1,4 +1,5 @@
-//! The listeners: one SO_REUSEPORT group of all workers for each slot of the kernel's map.
+//! The listeners: for each slot of the kernel's map one SO_REUSEPORT group of all workers or, where the
+//! kernel cannot hand packets to those, one socket that they share.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use abi::ListenerSlot;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::settings::{Bind, Settings};
+use crate::settings::{Bind, Settings, Sharing};
 
 /// Connections that the kernel may keep for a worker that is busy.
 const BACKLOG: i32 = 4096;
@@ -37,12 +38,21 @@ pub fn listen(settings: &Settings) -> Result<Vec<Vec<Listener>>, ListenError> {
         }
         // Another proxy is still draining on this port: joining its group would give it connections that
         // are ours. The kernel programs do not care for the number.
-        if address.port() != 0 && open(address, settings.bind, false).is_err() {
+        if address.port() != 0 && open(address, settings.bind, Use::Probe).is_err() {
             address.set_port(0);
         }
+        let mut first: Option<std::net::TcpListener> = None;
         for listeners in &mut workers {
             let failed = |source| ListenError { address, source };
-            let socket = open(address, settings.bind, true).map_err(failed)?;
+            let socket = match (settings.sharing, &first) {
+                (Sharing::PerWorker, _) => open(address, settings.bind, Use::Member),
+                (Sharing::Shared, Some(first)) => first.try_clone(),
+                (Sharing::Shared, None) => open(address, settings.bind, Use::Alone),
+            };
+            let socket = socket.map_err(failed)?;
+            if settings.sharing == Sharing::Shared && first.is_none() {
+                first = Some(socket.try_clone().map_err(failed)?);
+            }
             let local = socket.local_addr().map_err(failed)?;
             address.set_port(local.port());
             listeners.push(Listener { slot, socket });
@@ -73,8 +83,18 @@ fn family_exists(address: SocketAddr) -> bool {
         .is_ok()
 }
 
-/// `shared`: in a SO_REUSEPORT group and listening; otherwise only bound, to see whether anyone has it.
-fn open(address: SocketAddr, bind: Bind, shared: bool) -> io::Result<std::net::TcpListener> {
+/// What a socket is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// To see whether anyone has the address: only bound.
+    Probe,
+    /// To listen in a SO_REUSEPORT group.
+    Member,
+    /// To listen alone.
+    Alone,
+}
+
+fn open(address: SocketAddr, bind: Bind, purpose: Use) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -87,11 +107,11 @@ fn open(address: SocketAddr, bind: Bind, shared: bool) -> io::Result<std::net::T
         // They inherit the mark, and resets of strays bear it: by it the gate of a pod's veth lets them in.
         socket.set_mark(abi::mark::UPSTREAM)?;
     }
-    if shared {
+    if purpose == Use::Member {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    if shared {
+    if purpose != Use::Probe {
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())

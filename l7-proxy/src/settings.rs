@@ -23,6 +23,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where the listeners are bound.
     pub bind: Bind,
+    /// How workers get their connections.
+    pub sharing: Sharing,
     /// Version of the program, for the agent.
     pub version: String,
     pub limits: Limits,
@@ -38,6 +40,17 @@ pub enum Bind {
     Loopback,
 }
 
+/// How the workers share a listener's port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// One socket for each worker, in a SO_REUSEPORT group over which the kernel spreads connections. Linux
+    /// hands packets to such sockets (`bpf_sk_assign`) from 6.6 on.
+    #[default]
+    PerWorker,
+    /// One socket, from which all workers accept.
+    Shared,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -49,6 +62,7 @@ impl Default for Settings {
             agent_socket: PathBuf::from("/run/heddle/default/proxy.sock"),
             state_dir: PathBuf::from("/run/heddle/default/proxy"),
             bind: Bind::Transparent,
+            sharing: Sharing::default(),
             version: String::from(env!("CARGO_PKG_VERSION")),
             limits: Limits::default(),
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use l7_proxy::{Bind, Limits, Settings};
+use l7_proxy::{Bind, Limits, Settings, Sharing};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Global;
@@ -34,6 +34,9 @@ pub struct Args {
     /// Threads; the default is one for each core.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
+    /// How workers share the listeners' ports; auto asks the running kernel's version.
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    listeners: Listeners,
     /// User to become if started as root.
     #[arg(long, default_value_t = PROXY_ID)]
     uid: u32,
@@ -63,6 +66,42 @@ pub struct Args {
     pin_root: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
+}
+
+/// `--listeners`, and `--proxy-listeners` of `heddle run`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Listeners {
+    /// As the kernel can.
+    #[default]
+    Auto,
+    /// One socket, from which all workers accept.
+    Shared,
+    /// One socket for each worker; Linux 6.6 or newer.
+    PerWorker,
+}
+
+impl Listeners {
+    fn sharing(self) -> Sharing {
+        match self {
+            Self::Shared => Sharing::Shared,
+            Self::PerWorker => Sharing::PerWorker,
+            Self::Auto => nix::sys::utsname::uname()
+                .ok()
+                .and_then(|name| kernel_version(&name.release().to_string_lossy()))
+                .map_or(Sharing::Shared, supported),
+        }
+    }
+}
+
+/// Before Linux 6.6 `bpf_sk_assign` refuses sockets of a SO_REUSEPORT group.
+fn supported(version: (u32, u32)) -> Sharing {
+    if version >= (6, 6) { Sharing::PerWorker } else { Sharing::Shared }
+}
+
+/// Major and minor number of a release such as `6.1.0-18-amd64`.
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Limits and time-outs; times in seconds.
@@ -168,8 +207,28 @@ impl Args {
             agent_socket: self.agent_socket.clone().unwrap_or_else(|| instance.proxy_socket()),
             state_dir: self.state_dir.clone().unwrap_or_else(|| instance.proxy_dir()),
             bind: Bind::Transparent,
+            sharing: self.listeners.sharing(),
             version: String::from(env!("CARGO_PKG_VERSION")),
             limits: self.limits.limits(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Sharing, kernel_version, supported};
+
+    #[test]
+    fn which_kernels_take_a_group_of_sockets() {
+        for (release, want) in [
+            ("6.1.0-18-amd64", Some(Sharing::Shared)),
+            ("6.5.13", Some(Sharing::Shared)),
+            ("6.6-rc1", Some(Sharing::PerWorker)),
+            ("6.12.57+deb13-amd64", Some(Sharing::PerWorker)),
+            ("7.0.0", Some(Sharing::PerWorker)),
+            ("unknown", None),
+        ] {
+            assert_eq!(kernel_version(release).map(supported), want, "{release}");
         }
     }
 }

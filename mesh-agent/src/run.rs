@@ -20,6 +20,7 @@ use crate::api::types::Status;
 use crate::cli::Global;
 use crate::layout::{Instance, cgroup2_mount};
 use crate::node::ensure_bpffs;
+use crate::proxy_cmd::Listeners;
 use children::Children;
 
 /// How long the agent and then the proxy may take to be ready.
@@ -44,6 +45,9 @@ pub struct Args {
     /// Run each Pod of the manifests as processes in a network namespace of its own.
     #[arg(long)]
     run_pods: bool,
+    /// How the proxy's workers share its listeners; see `heddle proxy --help`.
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    proxy_listeners: Listeners,
 }
 
 impl Args {
@@ -122,8 +126,13 @@ impl Args {
         let status = ready(client, children, "agent", |status| status.revision != 0).await?;
         say(&format!("the agent has policy revision {} in force; starting the proxy", status.revision));
         let (uid, drain) = (self.node.uid.to_string(), DRAIN_MAX.as_secs().to_string());
-        children
-            .start("proxy", ["--uid", &uid, "--gid", &uid, "--drain-max", &drain].map(String::from).into())?;
+        let listeners = match self.proxy_listeners {
+            Listeners::Auto => "auto",
+            Listeners::Shared => "shared",
+            Listeners::PerWorker => "per-worker",
+        };
+        let arguments = ["--uid", &uid, "--gid", &uid, "--drain-max", &drain, "--listeners", listeners];
+        children.start("proxy", arguments.map(String::from).into())?;
         ready(client, children, "proxy", |status| status.ready).await?;
         if !self.run_pods {
             return Ok(None);
