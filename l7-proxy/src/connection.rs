@@ -48,14 +48,22 @@ pub struct Conn {
 #[derive(Debug)]
 struct Memo {
     config: Arc<Config>,
+    /// The kernel's record as of that configuration.
+    record: ConnectionRecord,
     service: Option<Arc<Service>>,
     judged: Vec<Rc<Judged>>,
 }
 
 impl Memo {
-    fn new(config: Arc<Config>, record: &ConnectionRecord, destination: &SocketAddr) -> Self {
-        let service = record.vip.then(|| config.service(destination).cloned()).flatten();
-        Self { config, service, judged: Vec::new() }
+    fn new(
+        config: Arc<Config>,
+        record: &ConnectionRecord,
+        client: SocketAddr,
+        destination: SocketAddr,
+    ) -> Self {
+        let service = record.vip.then(|| config.service(&destination).cloned()).flatten();
+        let record = decide::as_of(&config, record, client, destination);
+        Self { config, record, service, judged: Vec::new() }
     }
 }
 
@@ -94,7 +102,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, co
     let config = worker.config();
     let conn = Rc::new(Conn {
         flow_source: FlowSource::new(client, destination, record),
-        memo: RefCell::new(Memo::new(config, &record, &destination)),
+        memo: RefCell::new(Memo::new(config, &record, client, destination)),
         upgrade: RefCell::default(),
         worker,
         client,
@@ -162,14 +170,14 @@ impl Conn {
         self.refresh(&mut memo);
         let revision = memo.config.revision;
         if !self.record.vip {
-            let judged = memo.judged(self, self.destination);
+            let judged = memo.judged(self.destination);
             return Ok(Choice { judged, in_flight: None, revision });
         }
         let service = memo.service.clone().ok_or_else(|| denial(DropReason::NoService))?;
         let backend =
             balance::pick(&service, self.client.ip()).ok_or_else(|| denial(DropReason::NoBackend))?;
         let in_flight = Some(InFlight::new(Arc::clone(&backend.active)));
-        let judged = memo.judged(self, backend.address);
+        let judged = memo.judged(backend.address);
         Ok(Choice { judged, in_flight, revision })
     }
 
@@ -177,13 +185,13 @@ impl Conn {
     pub fn rejudge(&self, target: SocketAddr) -> Rc<Judged> {
         let mut memo = self.memo.borrow_mut();
         self.refresh(&mut memo);
-        memo.judged(self, target)
+        memo.judged(target)
     }
 
     fn refresh(&self, memo: &mut Memo) {
         self.worker.with_config(|config| {
             if !Arc::ptr_eq(config, &memo.config) {
-                *memo = Memo::new(Arc::clone(config), &self.record, &self.destination);
+                *memo = Memo::new(Arc::clone(config), &self.record, self.client, self.destination);
             }
         });
     }
@@ -192,14 +200,14 @@ impl Conn {
     fn plan(&self) -> Plan {
         let mut memo = self.memo.borrow_mut();
         if !self.record.vip {
-            return plan_of(&memo.judged(self, self.destination));
+            return plan_of(&memo.judged(self.destination));
         }
         let Some(service) = memo.service.clone() else {
             return Plan::Drop(denial(DropReason::NoService));
         };
         let mut plan = Plan::Drop(denial(DropReason::NoBackend));
         for backend in &service.backends {
-            match plan_of(&memo.judged(self, backend.address)) {
+            match plan_of(&memo.judged(backend.address)) {
                 Plan::Http => return Plan::Http,
                 Plan::Tcp => plan = Plan::Tcp,
                 Plan::Drop(denial) if matches!(plan, Plan::Drop(_)) => plan = Plan::Drop(denial),
@@ -258,11 +266,11 @@ fn plan_of(judged: &Judged) -> Plan {
 }
 
 impl Memo {
-    fn judged(&mut self, conn: &Conn, target: SocketAddr) -> Rc<Judged> {
+    fn judged(&mut self, target: SocketAddr) -> Rc<Judged> {
         if let Some(known) = self.judged.iter().find(|known| known.target == target) {
             return Rc::clone(known);
         }
-        let record = &conn.record;
+        let record = &self.record;
         let mut peer = decide::peer(&self.config, target);
         if !record.vip {
             // The kernel knew it better: it saw the packet.

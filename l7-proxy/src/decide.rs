@@ -30,6 +30,8 @@ pub struct Judged {
     /// `target` as text, for records.
     pub text: String,
     pub peer: Peer,
+    /// Identity of the client.
+    src_identity: u32,
     /// The rule that decided, or the denial.
     pub verdict: Result<u32, Denial>,
     /// Endpoints whose HTTP policy has a say, egress first.
@@ -54,6 +56,30 @@ impl Judged {
 pub fn peer(config: &Config, address: SocketAddr) -> Peer {
     let unknown = Peer { identity: abi::IDENTITY_WORLD, endpoint: 0, flags: 0 };
     config.ipcache.lookup(address.ip()).unwrap_or(unknown)
+}
+
+/// What `record` says, as of `config`: the kernel decides a live connection anew when policy changes but
+/// leaves its record as it was, and by then the labels behind an address may be others, or the pod.
+pub fn as_of(
+    config: &Config,
+    record: &ConnectionRecord,
+    client: SocketAddr,
+    target: SocketAddr,
+) -> ConnectionRecord {
+    let mut now = *record;
+    if config.revision != record.revision {
+        let source = peer(config, client);
+        // As the kernel has it: the identity of the address, if that is still the pod's, or of the pod. For
+        // a pod that is gone it does not matter; it has no policy, and that denies.
+        let pod = config.endpoint(record.src_endpoint).filter(|pod| pod.id != source.endpoint);
+        now.src_identity = pod.map_or(source.identity, |pod| pod.identity);
+        let destination = peer(config, target);
+        // The same for a server that is gone: it stays an endpoint, one without policy.
+        if !record.vip && (record.dst_endpoint == 0 || destination.endpoint != 0) {
+            (now.dst_identity, now.dst_endpoint) = (destination.identity, destination.endpoint);
+        }
+    }
+    now
 }
 
 /// Decides for the client of `record` and `target`, which belongs to `peer`.
@@ -86,7 +112,7 @@ pub fn judge(config: &Config, record: &ConnectionRecord, target: SocketAddr, pee
             }
         }
     }
-    Judged { target, text: target.to_string(), peer, verdict, l7, strict }
+    Judged { target, text: target.to_string(), peer, src_identity: record.src_identity, verdict, l7, strict }
 }
 
 /// An endpoint whose HTTP policy must be asked, and whether that is lenient.
@@ -114,7 +140,6 @@ impl Judged {
     /// before ingress rules look. Returns the rule that let it pass.
     pub fn request(
         &self,
-        record: &ConnectionRecord,
         method: &str,
         path: &str,
         host: &str,
@@ -122,7 +147,7 @@ impl Judged {
     ) -> Result<u32, Denial> {
         let mut rule = self.verdict.clone()?;
         let port = self.target.port();
-        let sides = [(Direction::Egress, self.peer.identity), (Direction::Ingress, record.src_identity)];
+        let sides = [(Direction::Egress, self.peer.identity), (Direction::Ingress, self.src_identity)];
         for ((direction, peer), endpoint) in sides.into_iter().zip(&self.l7) {
             let Some(endpoint) = endpoint else { continue };
             let view = HeaderView(headers);

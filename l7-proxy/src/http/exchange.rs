@@ -81,7 +81,7 @@ async fn judged(
         Ok(choice) => choice,
         Err(denial) => return unserved(conn, &seen, &denial),
     };
-    let rule = match decide(conn, &choice, &mut head) {
+    let rule = match decide(&choice, &mut head) {
         Ok(rule) => rule,
         Err(denial) => return deny(conn, &seen, &choice, &denial),
     };
@@ -102,7 +102,7 @@ async fn judged(
 }
 
 /// Asks policy about a request with a canonical head.
-fn decide(conn: &Conn, choice: &Choice, head: &mut Parts) -> Result<u32, Denial> {
+fn decide(choice: &Choice, head: &mut Parts) -> Result<u32, Denial> {
     // Header changes must not move the host under its own verdict: it is read before they are made.
     let host = match head.uri.authority() {
         Some(_) => None,
@@ -114,7 +114,7 @@ fn decide(conn: &Conn, choice: &Choice, head: &mut Parts) -> Result<u32, Denial>
         (None, None) => "",
     };
     let path = head::path(&head.uri);
-    choice.judged.request(&conn.record, head.method.as_str(), path, host, &mut head.headers)
+    choice.judged.request(head.method.as_str(), path, host, &mut head.headers)
 }
 
 /// The upstream's answer without what was meant for this hop only.

@@ -108,7 +108,7 @@ fn may_go_on(conn: &Conn, target: SocketAddr, head: &Parts) -> Result<(), Denial
     // What rules change in the headers was changed when the request was sent.
     let mut headers = head.headers.clone();
     let path = head::path(&head.uri);
-    judged.request(&conn.record, head.method.as_str(), path, host, &mut headers).map(drop)?;
+    judged.request(head.method.as_str(), path, host, &mut headers).map(drop)?;
     if conn.record.vip && conn.worker.config().service(&conn.destination).is_none() {
         let reason = DropReason::NoService;
         let direction = abi::Direction::Egress;

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use abi::{DropReason, verdict_code};
-use l7_proxy::wire::ConfigUpdate;
+use l7_proxy::wire::{ConfigUpdate, Prefix};
 use l7_proxy::{ConnectionRecord, Limits};
 
-use crate::harness::{CLIENT_ENDPOINT, Proxy, endpoint, public_only, record, rule, status_of};
+use crate::harness::{
+    CLIENT_ENDPOINT, CLIENT_IDENTITY, Proxy, SERVER_ENDPOINT, SERVER_IDENTITY, endpoint, public_only, record,
+    rule, status_of,
+};
 use crate::upstream::Upstream;
 
 const PUBLIC: &str = "GET /public/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -38,6 +41,46 @@ fn a_change_bites_at_the_next_request_of_an_open_connection() {
     assert_eq!(proxy.agent.apply(&gone).error, "");
     assert_eq!(client.rest(), b"");
     proxy.flow(|flow| flow.reason == DropReason::NoPolicy as u32 && flow.revision == 3);
+}
+
+#[test]
+fn an_identity_that_changes_bites_at_the_next_request_of_an_open_connection() {
+    let upstream = Upstream::start();
+    let only_for = |identity: u32, peer: u32| {
+        let mut server =
+            endpoint(SERVER_ENDPOINT, 0, verdict_code::REDIRECT_STRICT, vec![rule(None, Some("/admin"))]);
+        (server.l7[0].any_peer, server.l7[0].peers) = (false, vec![peer]);
+        let mut client = endpoint(CLIENT_ENDPOINT, 1, verdict_code::ALLOW, Vec::new());
+        client.identity = identity;
+        vec![client, server]
+    };
+    let server = |identity| Prefix {
+        prefix: "127.0.0.0/8".into(),
+        identity,
+        endpoint: SERVER_ENDPOINT,
+        ..Prefix::default()
+    };
+    let first = ConfigUpdate {
+        endpoints: only_for(CLIENT_IDENTITY, CLIENT_IDENTITY),
+        ipcache: vec![server(SERVER_IDENTITY)],
+        ..public_only()
+    };
+    let proxy = Proxy::start(first, upstream.address);
+    proxy.set_record(Some(ConnectionRecord { dst_endpoint: SERVER_ENDPOINT, ..record() }));
+    let mut client = proxy.connect();
+    let mut get = |path: &str| {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client.response().0
+    };
+    assert_eq!(get("/admin"), 200);
+    // The client's labels change, and the rule stays as it is: the connection is not what it was.
+    let next = |revision, endpoints| ConfigUpdate { revision, endpoints, ..ConfigUpdate::default() };
+    let update = next(2, only_for(CLIENT_IDENTITY + 9, CLIENT_IDENTITY));
+    assert_eq!(proxy.agent.apply(&update).error, "");
+    assert_eq!(get("/admin"), 403);
+    let update = next(3, only_for(CLIENT_IDENTITY, CLIENT_IDENTITY));
+    assert_eq!(proxy.agent.apply(&update).error, "");
+    assert_eq!(get("/admin"), 200);
 }
 
 #[test]
