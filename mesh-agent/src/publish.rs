@@ -6,6 +6,7 @@
 
 pub mod kernel;
 pub mod maps;
+pub mod mark;
 pub mod message;
 pub mod proxy;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::flows::view::View;
 use crate::sources;
 use kernel::{KernelGone, KernelHandle};
 use maps::{KernelState, ServiceNumbers};
+use mark::{Mark, MarkFile};
 use message::ProxyState;
 use proxy::{Acknowledged, ProxyHub};
 
@@ -67,6 +69,8 @@ pub struct Parts<V> {
     pub compile: Compile,
     /// Last revision that was in force, of an earlier process too: it never goes back.
     pub revision: u32,
+    /// What an earlier process had put in force.
+    pub mark: MarkFile,
     /// Counts what was put in force.
     pub publications: Counter,
 }
@@ -143,7 +147,12 @@ impl<V: Veths> Publisher<V> {
             return Ok(());
         }
         if first && self.parts.revision != 0 {
-            self.parts.proxies.connected(PROXY_RETURN_MAX).await;
+            // A process that takes over: what is in force may be just this.
+            if self.parts.mark.is(Mark::new(&proxy, self.parts.revision)) {
+                compiled.revision = self.parts.revision;
+            } else {
+                self.parts.proxies.connected(PROXY_RETURN_MAX).await;
+            }
         }
         self.parts.revision = compiled.revision;
         kernel.revision = self.parts.revision;
@@ -157,6 +166,9 @@ impl<V: Veths> Publisher<V> {
         let applied = self.parts.kernel.apply(kernel.clone()).await?;
         if removes {
             self.parts.proxies.publish(proxy.clone());
+        }
+        if applied.problems.is_empty() {
+            self.parts.mark.leave(Mark::new(&proxy, self.parts.revision));
         }
         for problem in &applied.problems {
             tracing::error!("revision {}: {problem}", self.parts.revision);

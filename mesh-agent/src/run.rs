@@ -75,8 +75,10 @@ impl Args {
         let outcome = self.supervised(global, &mut signals).await;
         say("removing everything");
         let removed = cleanup::all(instance, self.node.uid).await;
-        drop(lock);
+        // The file goes while it is locked: whoever has it open already is told that it is taken.
         let _ = std::fs::remove_file(lock_path(instance));
+        drop(lock);
+        let _ = lock_path(instance).parent().map(std::fs::remove_dir);
         outcome.and(removed)
     }
 

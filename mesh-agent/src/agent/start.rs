@@ -27,6 +27,7 @@ use crate::layout::Instance;
 use crate::metrics::Metrics;
 use crate::node::{NodeConfig, Plumbing, ensure_bpffs, make_cgroup};
 use crate::publish::kernel::KernelHandle;
+use crate::publish::mark::MarkFile;
 use crate::publish::proxy::ProxyHub;
 use crate::publish::{Parts, Published, Publisher};
 use crate::sources::{self, Sources, Surrounding};
@@ -87,6 +88,7 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
         wake: wake.clone(),
         compile: Box::new(move |snapshot| compiler.compile(snapshot)),
         revision: before.revision,
+        mark: MarkFile::new(&instance.run_dir()),
         publications: metrics.publications.clone(),
     });
     let pods = SourcePods { registry: sources.registry(), published: source.clone() };

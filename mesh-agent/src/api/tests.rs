@@ -111,6 +111,7 @@ async fn start() -> Fixture {
         wake: wake.clone(),
         compile: Box::new(compile),
         revision: 0,
+        mark: crate::publish::mark::MarkFile::default(),
         publications: metrics.publications.clone(),
     });
     tokio::spawn(publisher.run(source.subscribe()));

@@ -41,11 +41,21 @@ struct Fixture {
     published: watch::Receiver<Arc<Published>>,
     proxies: ProxyHub,
     socket: std::path::PathBuf,
+    run_dir: Option<tempfile::TempDir>,
     _dir: tempfile::TempDir,
 }
 
 impl Fixture {
     fn start(recorder: Recorder, revision: u32) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run_dir = dir.path().to_owned();
+        let mut fixture = Self::resume(recorder, revision, &run_dir);
+        fixture.run_dir = Some(dir);
+        fixture
+    }
+
+    /// A publisher that finds what another one left in `run_dir`.
+    fn resume(recorder: Recorder, revision: u32, run_dir: &std::path::Path) -> Self {
         let log = recorder.log.clone();
         let kernel = KernelHandle::start(recorder, Config::default()).expect("a thread");
         let (flows, _) = mpsc::channel(1);
@@ -64,11 +74,12 @@ impl Fixture {
             wake: Arc::default(),
             compile: Box::new(compile),
             revision,
+            mark: mark::MarkFile::new(run_dir),
             publications: Counter::default(),
         });
         let (source, snapshots) = watch::channel(Arc::default());
         tokio::spawn(publisher.run(snapshots));
-        Self { log, source, published: receiver, proxies, socket, _dir: dir }
+        Self { log, source, published: receiver, proxies, socket, run_dir: None, _dir: dir }
     }
 
     async fn proxy(&self) -> Proxy {
@@ -145,6 +156,26 @@ async fn a_proxy_that_does_not_come_back_is_waited_for_only_so_long() {
     let mut node = Fixture::start(Recorder::default(), 40);
     node.source.send_replace(source(1, 1));
     tokio::time::timeout(PROXY_RETURN_MAX + ACK_MAX, node.revision(41)).await.expect("in force");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_counts_no_revision_for_what_is_in_force_already() {
+    let mut node = Fixture::start(Recorder::default(), 0);
+    node.source.send_replace(source(1, 2));
+    node.revision(1).await;
+    let run_dir = node.run_dir.as_ref().expect("its own").path().to_owned();
+    let mut again = Fixture::resume(Recorder::default(), 1, &run_dir);
+    let mut proxy = again.proxy().await;
+    again.source.send_replace(source(7, 2));
+    assert_eq!(proxy.update().await.expect("an update").revision, 1);
+    proxy.ack(1, "").await.expect("sent");
+    again.revision(1).await;
+    again.source.send_replace(source(8, 1));
+    assert_eq!(proxy.update().await.expect("an update").revision, 2);
+    // With another state the count goes on.
+    let mut third = Fixture::resume(Recorder::default(), 1, &run_dir);
+    third.source.send_replace(source(9, 1));
+    third.revision(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
