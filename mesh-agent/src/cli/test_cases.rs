@@ -162,7 +162,8 @@ fn cases_of(file: &Path, text: &str) -> Vec<Case> {
                         cases::CaseError::Invalid { path, .. } => document.position(path).line,
                         _ => document.line,
                     };
-                    failed(file, line, error.to_string())
+                    let name = value.get("name").and_then(serde_json::Value::as_str).unwrap_or_default();
+                    Case { name: name.to_owned(), ..failed(file, line, error.to_string()) }
                 }
             },
         })

@@ -26,8 +26,8 @@ impl Located {
     /// The place of `path`, or of the deepest part of it that exists; `None` if not even its first part
     /// does. A key's place is where the key stands, an element's where its value starts.
     ///
-    /// Paths are written without quotes, so that a key may hold dots (`metadata.labels.a.b/c`): the longest
-    /// key that fits is taken.
+    /// A key may stand in brackets and quotes (`labels["a.b/c"]`) or without, also one with dots in it
+    /// (`labels.a.b/c`): the longest key that fits is taken.
     pub fn find(&self, path: &str) -> Option<Position> {
         let path = path.trim_start_matches('.');
         match &self.inside {
@@ -39,6 +39,10 @@ impl Located {
             }
             Inside::Map(entries) => {
                 let fits = |key: &str| {
+                    let quoted = path.strip_prefix("[\"").and_then(|path| path.strip_prefix(key));
+                    if let Some(rest) = quoted.and_then(|rest| rest.strip_prefix("\"]")) {
+                        return Some(rest);
+                    }
                     let rest = path.strip_prefix(key)?;
                     (rest.is_empty() || rest.starts_with(['.', '['])).then_some(rest)
                 };

@@ -65,6 +65,7 @@ fn positions_of_fields() {
     check("spec.ingress[0].toPorts[0].ports[0].missing", 6, 15);
     check("spec.ingress[7]", 3, 3);
     check("spec.labels.a.b/c", 8, 5);
+    check("spec.labels[\"a.b/c\"]", 8, 5);
     check("spec.labels.a", 9, 5);
     check("status", 2, 1);
     check("", 2, 1);
