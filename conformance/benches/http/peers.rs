@@ -1,13 +1,13 @@
 //! The peers of the comparison and their configuration: one worker, no access log, the same three rules.
 
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use conformance::netns::Netns;
 
-/// A reverse proxy on the node's address, in front of the server pod.
+/// A reverse proxy on the address of a node, in front of a server.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -21,7 +21,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Envoy, with its RBAC filter.
-    pub(crate) fn envoy(folder: &Path, program: PathBuf, server: IpAddr) -> Result<Self> {
+    pub(crate) fn envoy(folder: &Path, program: PathBuf, server: Ipv4Addr) -> Result<Self> {
         let (h1_port, h2_port) = (8100, 8102);
         let config = folder.join("envoy.yaml");
         let text = format!(
@@ -39,7 +39,7 @@ impl Peer {
     }
 
     /// HAProxy, with ACLs.
-    pub(crate) fn haproxy(folder: &Path, server: IpAddr) -> Result<Self> {
+    pub(crate) fn haproxy(folder: &Path, server: Ipv4Addr) -> Result<Self> {
         let (h1_port, h2_port) = (8110, 8112);
         let config = folder.join("haproxy.cfg");
         let frontend = |name: &str, port: u16, option: &str| {
@@ -63,7 +63,7 @@ impl Peer {
         Ok(Self { name: "HAProxy", h1_port, h2_port, program: "haproxy".into(), arguments })
     }
 
-    /// Starts it inside the node's namespace, pinned to one core.
+    /// Starts it inside namespace `node`, pinned to one core.
     pub(crate) fn start(&self, node: &Netns, core: usize) -> Result<std::process::Child> {
         let mut command = node.command("taskset");
         command.args(["-c", &core.to_string()]).arg(&self.program).args(&self.arguments);
@@ -138,7 +138,7 @@ fn envoy_listener(name: &str, port: u16, codec: &str) -> String {
     )
 }
 
-fn envoy_cluster(name: &str, server: IpAddr, port: u16, extra: &str) -> String {
+fn envoy_cluster(name: &str, server: Ipv4Addr, port: u16, extra: &str) -> String {
     format!(
         r#"  - name: {name}
     type: STATIC

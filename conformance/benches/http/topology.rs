@@ -1,8 +1,8 @@
-//! One node with a client pod and a server pod; the peers on the node's own address; and, for the L4 rows, the
-//! same namespaces without any program.
+//! One node with a client pod and a server pod; and the same namespaces without any program, for the peers and
+//! as the measure of the L4 rows.
 
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use conformance::netns::Netns;
 use conformance::{Node, Pod, eventually};
 
 use crate::load::{Plan, Report};
-use crate::measure::{Row, cpu_of, cpu_of_machine, rss_of};
+use crate::measure::{Row, cpu_of, rss_of};
 use crate::peers::{Peer, find_envoy};
 
 /// Core of the proxy under test; load and servers run on the other.
@@ -30,7 +30,7 @@ pub(crate) struct Bench {
     proxy: u32,
     peers: Vec<(Peer, Child)>,
     bare: Bare,
-    nginx: Vec<Child>,
+    nginx: Child,
     _folder: tempfile::TempDir,
 }
 
@@ -55,11 +55,12 @@ impl Way {
     }
 }
 
-/// Client, node and server without Heddle, routed in the same way.
+/// Client, node and server without Heddle, routed in the same way. The peers run here, so that they do not pay
+/// for Heddle's programs.
 #[derive(Debug)]
 struct Bare {
     client: Netns,
-    _node: Netns,
+    node: Netns,
     _server: Netns,
     nginx: Child,
 }
@@ -75,21 +76,19 @@ impl Bench {
         let config = folder.path().join("nginx.conf");
         std::fs::write(&config, NGINX)?;
         let nginx = spawn_nginx(server.command("taskset"), &config, "server")?;
-        let address = IpAddr::V4(server.ipv4());
+        let bare = Bare::start(&config)?;
         let mut peers = vec![];
         match find_envoy() {
-            Some(program) => peers.push(Peer::envoy(folder.path(), program, address)?),
+            Some(program) => peers.push(Peer::envoy(folder.path(), program, Bare::SERVER)?),
             None => println!("Envoy is missing: its columns are left out"),
         }
-        peers.push(Peer::haproxy(folder.path(), address)?);
+        peers.push(Peer::haproxy(folder.path(), Bare::SERVER)?);
         let mut running = vec![];
         for peer in peers {
-            let child = peer.start(node.netns(), PROXY_CORE)?;
+            let child = peer.start(&bare.node, PROXY_CORE)?;
             running.push((peer, child));
         }
-        let bare = Bare::start(&config)?;
-        let bench =
-            Self { node, client, server, proxy, peers: running, bare, nginx: vec![nginx], _folder: folder };
+        let bench = Self { node, client, server, proxy, peers: running, bare, nginx, _folder: folder };
         bench.wait_until_all_answer();
         Ok(bench)
     }
@@ -126,19 +125,19 @@ impl Bench {
                 load.report()?;
                 Ok(rss)
             }
-            Row::H1 => self.per_request(way, &plan(false, false, 64), || cpu_of(pid)),
-            Row::H1New => self.per_request(way, &plan(true, false, 16), || cpu_of(pid)),
-            Row::L4 => self.per_request(way, &plan(false, false, 64), cpu_of_machine),
-            Row::L4New => self.per_request(way, &plan(true, false, 16), cpu_of_machine),
+            Row::H1 => self.per_request(way, &plan(false, false, 64), pid),
+            Row::H1New => self.per_request(way, &plan(true, false, 16), pid),
+            Row::L4 => self.both_ends(way, &plan(false, false, 64)),
+            Row::L4New => self.both_ends(way, &plan(true, false, 16)),
             Row::H2 => self.h2load(way, self.target(row, way), seconds, pid),
         }
     }
 
     fn target(&self, row: Row, way: Way) -> SocketAddr {
         match (way, row) {
-            (Way::Bare, _) => Bare::TARGET.into(),
-            (Way::Peer(index), Row::H2) => (self.node.ipv4(), self.peers[index].0.h2_port).into(),
-            (Way::Peer(index), _) => (self.node.ipv4(), self.peers[index].0.h1_port).into(),
+            (Way::Bare, _) => (Bare::SERVER, 8081).into(),
+            (Way::Peer(index), Row::H2) => (Bare::NODE, self.peers[index].0.h2_port).into(),
+            (Way::Peer(index), _) => (Bare::NODE, self.peers[index].0.h1_port).into(),
             (Way::Heddle, Row::H2) => (self.server.ipv4(), 8082).into(),
             (Way::Heddle, Row::L4 | Row::L4New) => (self.server.ipv4(), 8081).into(),
             (Way::Heddle, _) => (self.server.ipv4(), 8080).into(),
@@ -147,22 +146,44 @@ impl Bench {
 
     fn client_command(&self, way: Way) -> Command {
         let mut command = match way {
-            Way::Bare => self.bare.client.command("taskset"),
-            _ => self.client.command("taskset"),
+            Way::Bare | Way::Peer(_) => self.bare.client.command("taskset"),
+            Way::Heddle => self.client.command("taskset"),
         };
         command.args(["-c", &LOAD_CORE.to_string()]);
         command
     }
 
-    fn per_request(&self, way: Way, plan: &Plan, cpu: impl Fn() -> Result<f64>) -> Result<f64> {
+    /// CPU time of process `pid` per request.
+    fn per_request(&self, way: Way, plan: &Plan, pid: u32) -> Result<f64> {
+        let (report, used) = self.load(way, plan, pid)?;
+        Ok(used / report.requests as f64)
+    }
+
+    /// CPU time of client and server per request.
+    fn both_ends(&self, way: Way, plan: &Plan) -> Result<f64> {
+        let server = if let Way::Bare = way { &self.bare.nginx } else { &self.nginx };
+        let (report, used) = self.load(way, plan, server.id())?;
+        Ok((used + report.cpu) / report.requests as f64)
+    }
+
+    fn load(&self, way: Way, plan: &Plan, pid: u32) -> Result<(Report, f64)> {
         let load = Load::start(self.client_command(way), plan)?;
-        let before = cpu()?;
+        let before = cpu_of(pid)?;
         let report = load.report()?;
-        let used = cpu()? - before;
-        if report.failures > 0 {
+        let used = cpu_of(pid)? - before;
+        if report.failures > 0 || report.requests == 0 {
             bail!("{} of {} requests failed", report.failures, report.requests);
         }
-        Ok(used / report.requests as f64)
+        Ok((report, used))
+    }
+
+    /// What the proxy counted: proof that requests took the whole path.
+    pub(crate) fn records(&self) -> Result<String> {
+        let mut curl = self.node.netns().command("curl");
+        let output = curl.args(["-sf", "-m", "5", "http://127.0.0.1:15000/stats"]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines = text.lines().filter(|line| !line.starts_with("config"));
+        Ok(format!("the proxy's counters: {}", lines.collect::<Vec<_>>().join(", ")))
     }
 
     /// h2load: 8 connections of 16 streams.
@@ -196,29 +217,34 @@ impl Bench {
         Ok(used / done)
     }
 
+    /// Waits until every system serves what policy allows and (but for L4) refuses what it does not.
     fn wait_until_all_answer(&self) {
-        for row in [Row::H1, Row::L4] {
+        for row in [Row::H1, Row::H2, Row::L4] {
             for way in self.ways(row) {
                 let target = self.target(row, way);
-                eventually("answer of every system", Duration::from_secs(20), || {
-                    let url = format!("http://{target}/public/a");
-                    let mut curl = self.client_command(way);
-                    let output =
-                        curl.args(["curl", "-sf", "-m", "2", &url]).output().map_err(|e| e.to_string())?;
-                    if output.status.success() {
-                        Ok(())
-                    } else {
-                        Err(format!("{way:?} {url}: {}", output.status))
-                    }
-                });
+                self.wait_for(row, way, &format!("http://{target}/public/a"), "200");
+                if row != Row::L4 {
+                    self.wait_for(row, way, &format!("http://{target}/private"), "403");
+                }
             }
         }
+    }
+
+    fn wait_for(&self, row: Row, way: Way, url: &str, status: &str) {
+        let version = if row == Row::H2 { "--http2-prior-knowledge" } else { "--http1.1" };
+        eventually("answer of every system", Duration::from_secs(20), || {
+            let mut curl = self.client_command(way);
+            curl.args(["curl", "-s", "-m", "2", "-o", "/dev/null", "-w", "%{http_code}", version, url]);
+            let output = curl.output().map_err(|e| e.to_string())?;
+            let got = String::from_utf8_lossy(&output.stdout);
+            if got == status { Ok(()) } else { Err(format!("{way:?} {url}: {got}, not {status}")) }
+        });
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let children = self.peers.iter_mut().map(|(_, child)| child).chain(&mut self.nginx);
+        let children = self.peers.iter_mut().map(|(_, child)| child).chain([&mut self.nginx]);
         for child in children.chain([&mut self.bare.nginx]) {
             let _ = child.kill();
             let _ = child.wait();
@@ -261,11 +287,13 @@ impl Load {
 }
 
 impl Bare {
-    const TARGET: (std::net::Ipv4Addr, u16) = (std::net::Ipv4Addr::new(10, 251, 0, 3), 8081);
+    const NODE: Ipv4Addr = Ipv4Addr::new(10, 251, 0, 1);
+    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 251, 0, 3);
 
     fn start(config: &Path) -> Result<Self> {
         let (node, client, server) = (Netns::new("bare"), Netns::new("bare-c"), Netns::new("bare-s"));
         node.sysctl(&["net.ipv4.ip_forward=1"]);
+        node.ip(&format!("addr add {}/32 dev lo", Self::NODE));
         for (pod, device, address) in [(&client, "c", "10.251.0.2"), (&server, "s", "10.251.0.3")] {
             node.ip(&format!("link add {device} type veth peer name eth0 netns {}", pod.name()));
             node.ip(&format!("link set {device} up"));
@@ -277,7 +305,7 @@ impl Bare {
             pod.ip("route add default via 169.254.1.1");
         }
         let nginx = spawn_nginx(server.command("taskset"), config, "bare")?;
-        Ok(Self { client, _node: node, _server: server, nginx })
+        Ok(Self { client, node, _server: server, nginx })
     }
 }
 
