@@ -11,11 +11,17 @@ pub mod show;
 pub mod table;
 pub mod test_cases;
 
+use std::io::Write;
 use std::process::ExitCode;
+
+use anyhow::Context;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::layout::Instance;
+
+/// What a shell reports of a program that SIGPIPE ended.
+const EXIT_BROKEN_PIPE: i32 = 128 + 13;
 
 /// Sidecarless service mesh: eBPF steers just the connections that need layer 7 into one node proxy.
 #[derive(Debug, Parser)]
@@ -70,14 +76,26 @@ enum Command {
 /// Parses the command line, runs the subcommand, prints its error.
 pub fn main() -> ExitCode {
     let cli = if crate::cni::started_as_plugin() { Cli::parse_from(["heddle", "cni"]) } else { Cli::parse() };
-    init_log(&cli.global.log);
-    match dispatch(cli) {
+    match init_log(&cli.global.log).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("heddle: {error:#}");
+            print_error(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a line to standard output. A reader that has gone away (`heddle flows | head`) ends the program
+/// quietly, as SIGPIPE would.
+pub(crate) fn print_line(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(EXIT_BROKEN_PIPE);
+    }
+}
+
+/// Prints an error for a person to standard error; nobody left to read it is no reason to panic.
+pub(crate) fn print_error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "heddle: {text}");
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -97,24 +115,31 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy(args) => args.run(&cli.global),
         Command::Flows(args) => args.run(&cli.global),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut script);
+            print_line(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
         Command::Version => {
-            println!("heddle {} (kernel layout v{})", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION);
+            let (version, layout) = (env!("CARGO_PKG_VERSION"), abi::ABI_VERSION);
+            print_line(&format!("heddle {version} (kernel layout v{layout})"));
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn init_log(filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+fn init_log(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| {
+        format!("--log {filter:?} is no filter: use a level such as `info`, or `mesh_agent=debug,warn`")
+    })?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(terminal)
         .with_target(false)
+        // A closed standard error must not become a panic.
+        .log_internal_errors(false)
         .init();
+    Ok(())
 }

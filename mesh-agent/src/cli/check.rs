@@ -9,6 +9,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::lint;
+use super::print_line;
 use super::show::{Output, OutputArgs, print_json};
 use super::table::printable;
 use crate::sources::directory;
@@ -88,9 +89,9 @@ impl Report {
             lines.push((&problem.file, problem.line, format!("{place}: {word}{rest}")));
         }
         lines.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-        lines.iter().for_each(|(_, _, line)| println!("{}", printable(line)));
+        lines.iter().for_each(|(_, _, line)| print_line(&printable(line)));
         let warnings = self.problems.iter().filter(|p| p.severity == Severity::Warning).count();
-        println!("{} objects, {refused} refused, {warnings} warnings", self.objects.len());
+        print_line(&format!("{} objects, {refused} refused, {warnings} warnings", self.objects.len()));
     }
 }
 

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use super::Global;
 use super::show::{Output, OutputArgs, policies, print_json, runtime};
 use super::table::printable;
+use super::{print_error, print_line};
 use crate::api::client::Client;
 use crate::api::types::{ExplainHttp, ExplainRequest};
 use crate::explain::Answer;
@@ -88,7 +89,7 @@ impl ExplainArgs {
         let answer: Answer = match &self.manifests {
             Some(dir) => {
                 let (snapshot, problems) = super::offline::read(dir)?;
-                problems.iter().for_each(|problem| eprintln!("heddle: {}", printable(&problem.to_string())));
+                problems.iter().for_each(|problem| print_error(&printable(&problem.to_string())));
                 let compiled = policy::compile(&snapshot);
                 crate::explain::explain(&snapshot, &compiled, &question).map_err(anyhow::Error::msg)?
             }
@@ -96,7 +97,7 @@ impl ExplainArgs {
         };
         match self.output.output {
             Output::Json => print_json(&answer)?,
-            Output::Table => answer.text.lines().for_each(|line| println!("{}", printable(line))),
+            Output::Table => answer.text.lines().for_each(|line| print_line(&printable(line))),
         }
         Ok(if answer.verdict == "deny" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }

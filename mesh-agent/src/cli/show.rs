@@ -6,8 +6,8 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Global;
 use super::table::{Table, printable};
+use super::{Global, print_line};
 use crate::api::client::Client;
 use crate::api::types::{Endpoints, Identities, Policies, Services, Status};
 
@@ -74,7 +74,7 @@ impl StatusArgs {
         let status: Status = ask(global, "/v1/status")?;
         match self.output.output {
             Output::Json => print_json(&status)?,
-            Output::Table => print!("{}", status_text(&status)),
+            Output::Table => print_line(status_text(&status).trim_end()),
         }
         Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -160,7 +160,7 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// Prints a document as indented JSON.
 pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    print_line(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
@@ -176,9 +176,9 @@ fn list<T: DeserializeOwned + Serialize>(
         Output::Table => {
             let table = table(&elements);
             if table.is_empty() {
-                println!("none");
+                print_line("none");
             } else {
-                print!("{table}");
+                print_line(table.to_string().trim_end());
             }
         }
     }

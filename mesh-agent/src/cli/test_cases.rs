@@ -7,6 +7,7 @@ use policy::cases::{self, CaseResult, QueryResult};
 use policy::explain::Side;
 use serde::Serialize;
 
+use super::print_line;
 use super::show::{Output, OutputArgs, print_json};
 use super::table::printable;
 use crate::sources::directory;
@@ -96,7 +97,7 @@ impl Report {
             let word = if case.passed { "ok  " } else { "FAIL" };
             let Case { name, line, queries, .. } = case;
             let place = format!("{}:{line}", case.file.display());
-            println!("{}", printable(&format!("{word} {place}: {name} ({} queries)", queries.len())));
+            print_line(&printable(&format!("{word} {place}: {name} ({} queries)", queries.len())));
             if case.passed {
                 continue;
             }
@@ -106,10 +107,10 @@ impl Report {
                 lines.push(query.difference());
                 lines.extend(query.why.iter().map(|why| format!("  {why}")));
             }
-            lines.iter().for_each(|line| println!("     {}", printable(line)));
+            lines.iter().for_each(|line| print_line(&format!("     {}", printable(line))));
         }
         let failed = self.cases.iter().filter(|c| !c.passed).count();
-        println!("{} cases, {failed} failed", self.cases.len());
+        print_line(&format!("{} cases, {failed} failed", self.cases.len()));
     }
 }
 

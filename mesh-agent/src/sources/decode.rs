@@ -51,8 +51,20 @@ pub fn decode(manifest: &Value, place: &str) -> Decoded {
             refused(kind, manifest, place, Fault::new("apiVersion", reason))
         }
         Err(None) if api_version.is_empty() => nameless("apiVersion", "missing or not a string"),
+        Err(None) if is_policy(api_version, kind) => {
+            let known = "NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy";
+            nameless("kind", &format!("no policy of kind {kind} ({api_version}) is known: use {known}"))
+        }
         Err(None) => ignored(api_version, kind, manifest),
     }
+}
+
+/// Whether whoever wrote this means to restrict traffic: what we cannot enforce is refused, never ignored.
+fn is_policy(api_version: &str, kind: &str) -> bool {
+    const GROUPS: [&str; 3] = ["cilium.io", "networking.k8s.io", "policy.networking.k8s.io"];
+    let group = api_version.split('/').next().unwrap_or_default();
+    let misspelt = ["CiliumNetwork", "CiliumClusterwide"].iter().any(|start| kind.starts_with(start));
+    GROUPS.contains(&group) && (kind.contains("Polic") || misspelt)
 }
 
 fn ignored(api_version: &str, kind: &str, manifest: &Value) -> Decoded {

@@ -27,7 +27,7 @@ fn last_valid_version_stays() {
         &["a.yaml:", "not valid YAML", "last valid version of"],
     );
     check(&allow("a", "\"80\"").replace("name: a", "nam: a"), &["metadata.name", "missing"]);
-    check(&allow("a", "\"80\"").replace("Policy\n", "Polcy\n"), &["CiliumNetworkPolcy", "is ignored"]);
+    check(&allow("a", "\"80\"").replace("Policy\n", "Polcy\n"), &["no policy of kind CiliumNetworkPolcy"]);
     check("- 1\n", &["a.yaml:1:", "not an object"]);
     f.write("a.yaml", &allow("a", "\"80\""));
     let now = f.until("healed", |p| p.problems.is_empty());
