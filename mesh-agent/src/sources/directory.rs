@@ -24,6 +24,8 @@ use crate::yaml::{Position, TEXT_BYTES_MAX};
 pub const FILES_MAX: usize = 100_000;
 /// Deepest folder below the root.
 const DEPTH_MAX: usize = 16;
+/// How often one look begins anew because files moved meanwhile.
+const ROUNDS_MAX: usize = 5;
 /// How long a file that held objects must be empty before that counts: a shell empties a file long before
 /// the program writes to it that was told to.
 const EMPTY_SETTLE: Duration = Duration::from_secs(2);
@@ -96,22 +98,49 @@ impl Directory {
     }
 
     /// Looks at every file. `is_written` tells of files that somebody has open for writing.
+    ///
+    /// What it returns was there at one time: if anything moved while files were read (a ConfigMap mount
+    /// was swapped), it looks again.
     pub fn scan(&mut self, is_written: impl Fn(&Path) -> bool) -> Scan {
         let mut scan = Scan::default();
-        let mut walk = Walk::default();
-        walk.folder(&self.root, 0);
+        for _ in 0..ROUNDS_MAX {
+            let before = Walk::of(&self.root);
+            let calm = self.round(&before, &is_written, &mut scan);
+            if calm {
+                break;
+            }
+            let after = Walk::of(&self.root);
+            let known = before.files.iter().map(|file| self.known.get(file).and_then(|k| k.stamp));
+            // Files without a stamp are being written or cannot be read: another matter.
+            let same = after.files == before.files
+                && known.zip(&after.files).all(|(known, file)| known.is_none() || known == stamp(file));
+            if same {
+                break;
+            }
+        }
+        scan
+    }
+
+    /// Compares the files with what is known. Returns whether nothing changed.
+    fn round(&mut self, walk: &Walk, is_written: &impl Fn(&Path) -> bool, scan: &mut Scan) -> bool {
         let present: BTreeSet<&PathBuf> = walk.files.iter().collect();
         let held = |file: &Path| walk.faults.iter().any(|(folder, _)| file.starts_with(folder));
         let gone = self.known.keys().filter(|file| !present.contains(&***file) && !held(file));
-        scan.removed = gone.cloned().collect();
-        for file in &scan.removed {
-            self.known.remove(file);
+        let gone: Vec<_> = gone.cloned().collect();
+        let read = scan.read;
+        let calm = gone.is_empty();
+        for file in gone {
+            self.known.remove(&file);
+            scan.changed.retain(|(changed, _)| *changed != file);
+            scan.removed.push(file);
         }
+        scan.unsettled = false;
         for file in &walk.files {
-            self.look(file, &is_written, &mut scan);
+            self.look(file, is_written, scan);
         }
-        scan.faults = walk.faults;
-        scan
+        scan.removed.retain(|file| !present.contains(&**file));
+        scan.faults.clone_from(&walk.faults);
+        calm && scan.read == read
     }
 
     fn look(&mut self, path: &Path, is_written: &impl Fn(&Path) -> bool, scan: &mut Scan) {
@@ -194,9 +223,7 @@ pub fn read_text(path: &Path) -> Result<String, String> {
 
 /// The manifests below a folder in order of path, and the folders that cannot be read.
 pub fn files_below(folder: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, PlacedFault)>) {
-    let mut walk = Walk::default();
-    walk.folder(folder, 0);
-    walk.files.sort();
+    let walk = Walk::of(folder);
     (walk.files, walk.faults)
 }
 
@@ -235,6 +262,10 @@ fn read_all(file: &mut File, size: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+fn stamp(path: &Path) -> Option<Stamp> {
+    fs::metadata(path).ok().map(|meta| Stamp::of(&meta))
+}
+
 fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
 }
@@ -249,6 +280,13 @@ struct Walk {
 }
 
 impl Walk {
+    fn of(folder: &Path) -> Self {
+        let mut walk = Self::default();
+        walk.folder(folder, 0);
+        walk.files.sort();
+        walk
+    }
+
     fn folder(&mut self, folder: &Path, depth: usize) {
         if let Err(reason) = self.try_folder(folder, depth) {
             let fault = PlacedFault { at: Position::default(), fault: Fault::new("", reason) };

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::*;
 
 /// Longest wait for the source to notice something.
-const WAIT_MAX: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A folder with a source that watches it.
 struct Fixture {

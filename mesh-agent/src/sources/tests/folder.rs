@@ -238,3 +238,31 @@ fn only_files_that_changed_are_read() {
         .expect("touched");
     assert_eq!(look(), (1, 0), "touched, not changed");
 }
+
+#[test]
+fn a_swap_while_files_are_read_is_seen_whole() {
+    let folder = TempDir::new().expect("folder");
+    let root = folder.path();
+    for (version, port) in [("v1", "\"80\""), ("v2", "\"81\"")] {
+        write(root, &format!("..{version}/a.yaml"), &allow("a", port));
+        write(root, &format!("..{version}/b.yaml"), &allow("b", port));
+    }
+    symlink("..v1", root.join("..data")).expect("link");
+    symlink("..v2", root.join("..next")).expect("link");
+    symlink("..data/a.yaml", root.join("a.yaml")).expect("link");
+    symlink("..data/b.yaml", root.join("b.yaml")).expect("link");
+    std::thread::sleep(super::super::signals::SETTLE * 2);
+    let mut directory = super::super::directory::Directory::new(root.to_owned());
+    // a has been read when somebody asks about b.
+    let scan = directory.scan(|file| {
+        if file.ends_with("b.yaml") {
+            let _ = fs::rename(root.join("..next"), root.join("..data"));
+        }
+        false
+    });
+    let newest: std::collections::BTreeMap<_, _> = scan.changed.iter().map(|(f, c)| (f.clone(), c)).collect();
+    let texts = newest.values().map(|c| c.entries[0].manifest.to_string());
+    assert_eq!(newest.len(), 2);
+    assert!(texts.into_iter().all(|text| text.contains("81")));
+    assert!(!scan.unsettled);
+}
