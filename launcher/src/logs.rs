@@ -30,14 +30,20 @@ impl LogFile {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.size > 0 && self.size + bytes.len() as u64 > self.max {
+        // What is read at a time may be more than a file may hold.
+        let most = usize::try_from(self.max).unwrap_or(usize::MAX).max(1);
+        bytes.chunks(most).try_for_each(|part| self.append(part))
+    }
+
+    fn append(&mut self, part: &[u8]) -> io::Result<()> {
+        if self.size > 0 && self.size + part.len() as u64 > self.max {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");
             fs::rename(&self.path, older)?;
             *self = LogFile::open(&self.path, self.max)?;
         }
-        self.file.write_all(bytes)?;
-        self.size += bytes.len() as u64;
+        self.file.write_all(part)?;
+        self.size += part.len() as u64;
         Ok(())
     }
 }
