@@ -2,15 +2,19 @@
 //! benchmark starts it as a process of its own, so that it can be pinned and put into a pod's namespace.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::measure::cpu_of;
 
+/// Of connections that shall only be held, so many at a time send their request.
+const RAMP: usize = 16;
 /// Longest answer that is understood, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
@@ -43,8 +47,10 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         let end = Instant::now() + Duration::from_secs_f32(plan.seconds);
-        let workers: Vec<_> =
-            (0..plan.connections).map(|_| tokio::spawn(worker(plan.clone(), end))).collect();
+        let ramp = Arc::new(Semaphore::new(if plan.idle { RAMP } else { plan.connections }));
+        let workers: Vec<_> = (0..plan.connections)
+            .map(|_| tokio::spawn(worker(plan.clone(), end, Arc::clone(&ramp))))
+            .collect();
         println!("ready");
         let before = cpu_of(std::process::id())?;
         let start = Instant::now();
@@ -62,10 +68,10 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-async fn worker(plan: Plan, end: Instant) -> Report {
+async fn worker(plan: Plan, end: Instant, ramp: Arc<Semaphore>) -> Report {
     let mut report = Report::default();
     while Instant::now() < end {
-        if let Err(error) = connection(&plan, end, &mut report).await {
+        if let Err(error) = connection(&plan, end, &ramp, &mut report).await {
             report.failures += 1;
             if report.failures == 1 {
                 eprintln!("load: {error:#}");
@@ -78,7 +84,8 @@ async fn worker(plan: Plan, end: Instant) -> Report {
     report
 }
 
-async fn connection(plan: &Plan, end: Instant, report: &mut Report) -> Result<()> {
+async fn connection(plan: &Plan, end: Instant, ramp: &Semaphore, report: &mut Report) -> Result<()> {
+    let permit = ramp.acquire().await?;
     let mut stream = TcpStream::connect(plan.target).await.context("connect")?;
     stream.set_nodelay(true)?;
     let close = if plan.fresh { "Connection: close\r\n" } else { "" };
@@ -89,7 +96,9 @@ async fn connection(plan: &Plan, end: Instant, report: &mut Report) -> Result<()
         answer(&mut stream, &mut buffer).await?;
         report.requests += 1;
         if plan.idle {
+            drop(permit);
             tokio::time::sleep_until(end.into()).await;
+            return Ok(());
         }
         if plan.fresh || Instant::now() >= end {
             return Ok(());

@@ -189,7 +189,7 @@ impl Bench {
     /// h2load: 8 connections of 16 streams.
     fn h2load(&self, way: Way, target: SocketAddr, seconds: f32, pid: u32) -> Result<f64> {
         let mut command = self.client_command(way);
-        let duration = seconds.to_string();
+        let duration = format!("{}ms", (seconds * 1000.0).round());
         command.args([
             "h2load",
             "-c",
