@@ -87,7 +87,8 @@ async fn judged(
     };
     let outcome = match (wishes.upgrade, on_upgrade) {
         (Some(protocol), Some(on_upgrade)) => {
-            upgrade::forward(conn, &choice, (head, body), protocol, on_upgrade).await
+            // Boxed, as all that is rare: the future of every request would have room for it.
+            Box::pin(upgrade::forward(conn, &choice, (head, body), protocol, on_upgrade)).await
         }
         _ => forward::forward(conn, &choice, head, body, wishes.expect_continue).await,
     };
@@ -249,5 +250,20 @@ impl Seen {
             latency: self.started.elapsed(),
             revision: choice.map_or(0, |choice| choice.revision),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl Fn(Rc<Conn>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is allocated and moved for every request. What is rare is boxed, so that it has no room in it.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        assert!(size(handle) <= 3400, "{} bytes", size(handle));
     }
 }

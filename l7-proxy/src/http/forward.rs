@@ -112,10 +112,14 @@ async fn forward_http1(
             },
         }
     }
-    let mut sender = new_http1(conn, key).await?;
-    let response = sender.send_request(request).await?;
-    keep(sender);
-    Ok(response)
+    // Boxed, as all that is rare: the future of every request would have room for it.
+    Box::pin(async {
+        let mut sender = new_http1(conn, key).await?;
+        let response = sender.send_request(request).await?;
+        keep(sender);
+        Ok(response)
+    })
+    .await
 }
 
 async fn new_http1(conn: &Rc<Conn>, key: &Key) -> Result<Http1, ForwardError> {
@@ -140,7 +144,7 @@ async fn forward_http2(
     loop {
         let cell = pool.shared(key, conn.worker.clock.now());
         let is_reused = cell.initialized();
-        let mut sender = match cell.get_or_try_init(|| new_http2(conn, key)).await {
+        let mut sender = match cell.get_or_try_init(|| Box::pin(new_http2(conn, key))).await {
             Ok(sender) => sender.clone(),
             Err(error) => {
                 pool.forget(key, &cell);
