@@ -3,6 +3,7 @@
 
 mod detect;
 mod http;
+mod http2;
 mod tcp;
 
 use std::cell::RefCell;

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::control::Control;
+use crate::stream;
 
 /// Refused by every parser that may be waiting (NUL), and the end of whatever head it waits for.
 const POISON: &[u8] = b"\0\r\n\r\n";
@@ -166,7 +167,7 @@ impl AsyncWrite for Guard {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.control.active();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        stream::poll_write_vectored(Pin::new(&mut self.stream), cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

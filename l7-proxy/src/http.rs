@@ -4,21 +4,6 @@
 pub mod body;
 pub mod exchange;
 pub mod forward;
+pub mod h2;
 pub mod reply;
 pub mod upgrade;
-
-use std::future::Future;
-
-/// Runs the engine's tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod proxy;
 pub mod relay;
 pub mod settings;
+mod stream;
 pub mod upstream;
 pub mod wire;
 pub mod worker;

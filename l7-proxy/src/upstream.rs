@@ -1,6 +1,7 @@
 //! Connections to backends: with the client's own address as source where the other end must see it, and
 //! pooled per client, since a connection that bears one client's address never carries another's request.
 
+pub mod link;
 pub mod pool;
 mod ports;
 pub mod socket;

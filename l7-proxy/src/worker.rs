@@ -22,7 +22,8 @@ use crate::listen::Listener;
 use crate::metrics::Stats;
 use crate::settings::Settings;
 use crate::upstream::Ports;
-use crate::upstream::pool::Pool;
+use crate::upstream::link::Link;
+use crate::upstream::pool::{Key, Pool};
 
 /// How long listeners stay open when the proxy ends: by then its successor has their place, and whoever was
 /// in the middle of a handshake is through it.
@@ -99,6 +100,11 @@ impl Worker {
     /// Looks at the configuration in force, without counting a reference.
     pub fn with_config<T>(&self, look: impl FnOnce(&Arc<Config>) -> T) -> T {
         look(self.config.borrow_mut().0.load())
+    }
+
+    /// Keeps an idle upstream connection for the next request.
+    pub fn keep(&self, key: Key, link: Box<Link>) {
+        self.pool.put(key, link, self.clock.now(), &self.settings.limits);
     }
 
     fn each(&self, tell: impl Fn(&Control)) {

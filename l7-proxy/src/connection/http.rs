@@ -4,18 +4,19 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use abi::DropReason;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::detect::{First, first};
-use super::{Conn, reset};
+use super::{Conn, http2, reset};
 use crate::control::Order;
 use crate::guard::Guard;
-use crate::http::{LocalExecutor, exchange, upgrade};
+use crate::http::{exchange, upgrade};
 use crate::metrics::Carries;
 use crate::settings::Limits;
 
@@ -34,8 +35,13 @@ pub(super) async fn serve(conn: Rc<Conn>, mut stream: TcpStream) {
     let carries = if is_http1 { Carries::Http1 } else { Carries::Http2 };
     conn.worker.stats.carries(carries);
     let guard = Guard::new(stream, Arc::clone(&conn.control), bytes, is_http1);
-    let outcome = if is_http1 { serve_http1(&conn, guard).await } else { serve_http2(&conn, guard).await };
-    if let Err(error) = outcome {
+    if !is_http1 {
+        if let Err(error) = http2::serve(&conn, guard).await {
+            record_http2_error(&conn, &error);
+        }
+        return;
+    }
+    if let Err(error) = serve_http1(&conn, guard).await {
         record_error(&conn, &error);
     }
     let upgraded = conn.upgrade.take();
@@ -47,12 +53,12 @@ pub(super) async fn serve(conn: Rc<Conn>, mut stream: TcpStream) {
 async fn serve_http1(conn: &Rc<Conn>, guard: Guard) -> hyper::Result<()> {
     let service = {
         let conn = Rc::clone(conn);
-        service_fn(move |request| exchange::handle(Rc::clone(&conn), request))
+        service_fn(move |request| exchange::answer_http1(Rc::clone(&conn), request))
     };
     let connection = http1_builder(&conn.worker.settings.limits)
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
-    drive(conn, true, pin!(connection), |connection| connection.graceful_shutdown()).await
+    drive(conn, pin!(connection), |connection| connection.graceful_shutdown()).await
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {
@@ -66,27 +72,9 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
-async fn serve_http2(conn: &Rc<Conn>, guard: Guard) -> hyper::Result<()> {
-    let service = {
-        let conn = Rc::clone(conn);
-        service_fn(move |request| exchange::handle(Rc::clone(&conn), request))
-    };
-    let limits = &conn.worker.settings.limits;
-    let connection = http2::Builder::new(LocalExecutor)
-        .max_concurrent_streams(limits.h2_streams)
-        .initial_stream_window_size(limits.h2_stream_window)
-        .initial_connection_window_size(limits.h2_connection_window)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_send_buf_size(limits.h2_stream_window as usize)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(guard), service);
-    drive(conn, false, pin!(connection), |connection| connection.graceful_shutdown()).await
-}
-
 /// Polls the engine and obeys the worker.
 async fn drive<C>(
     conn: &Conn,
-    is_http1: bool,
     mut connection: Pin<&mut C>,
     graceful: impl Fn(Pin<&mut C>),
 ) -> hyper::Result<()>
@@ -94,28 +82,40 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     std::future::poll_fn(|cx| {
-        while let std::task::Poll::Ready(order) = conn.control.poll_order(cx) {
-            match order {
-                // The next answer of an HTTP/1 connection says so; GOAWAY may come at any time.
-                Order::Drain if is_http1 => {}
-                Order::Drain | Order::EndIdle => graceful(connection.as_mut()),
-                // Requests are decided one by one; what must end at once is a connection whose client
-                // may not speak to this destination at all any more.
-                Order::Recheck => {
-                    if let Some(denial) = revoked(conn) {
-                        conn.drop_denied(&denial, "HTTP");
-                        return std::task::Poll::Ready(Ok(()));
-                    }
-                }
-                Order::Close => {
-                    too_slow(conn);
-                    return std::task::Poll::Ready(Ok(()));
-                }
+        // An order to drain needs nothing: the next answer says so.
+        match obey(conn, cx, |order| {
+            if order == Order::EndIdle {
+                graceful(connection.as_mut());
             }
+        }) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => connection.as_mut().poll(cx),
         }
-        connection.as_mut().poll(cx)
     })
     .await
+}
+
+/// Obeys the worker; `drain` is told of [`Order::Drain`] and [`Order::EndIdle`]. Ready: the connection ends at
+/// once.
+pub(super) fn obey(conn: &Conn, cx: &mut Context<'_>, mut drain: impl FnMut(Order)) -> Poll<()> {
+    while let Poll::Ready(order) = conn.control.poll_order(cx) {
+        match order {
+            Order::Drain | Order::EndIdle => drain(order),
+            // Requests are decided one by one; what must end at once is a connection whose client may not
+            // speak to this destination at all any more.
+            Order::Recheck => {
+                if let Some(denial) = revoked(conn) {
+                    conn.drop_denied(&denial, "HTTP");
+                    return Poll::Ready(());
+                }
+            }
+            Order::Close => {
+                too_slow(conn);
+                return Poll::Ready(());
+            }
+        }
+    }
+    Poll::Pending
 }
 
 fn revoked(conn: &Conn) -> Option<crate::decide::Denial> {
@@ -144,11 +144,15 @@ fn record_error(conn: &Conn, error: &hyper::Error) {
         conn.drop_protocol(DropReason::LimitExceeded, 431, &detail);
     } else if error.is_parse() || conn.control.violation().is_some() {
         conn.drop_protocol(DropReason::ProtocolError, 400, &detail);
-    } else if let Some(h2) = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>())
-        && !h2.is_io()
-        && h2.reason().is_some_and(|reason| reason != h2::Reason::NO_ERROR)
-        && !h2.is_remote()
+    }
+}
+
+/// The same for HTTP/2: what the client did wrong, not that it went.
+fn record_http2_error(conn: &Conn, error: &h2::Error) {
+    if !error.is_io()
+        && !error.is_remote()
+        && error.reason().is_some_and(|reason| reason != h2::Reason::NO_ERROR)
     {
-        conn.drop_protocol(DropReason::ProtocolError, 0, &detail);
+        conn.drop_protocol(DropReason::ProtocolError, 0, &error.to_string());
     }
 }

@@ -15,12 +15,16 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+use super::h2::H2Body;
+use crate::upstream::link::Lent;
+
+/// What breaks a body.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A client's request body as the upstream is sent it.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Incoming,
+    inner: Source,
     /// Only for `Expect: 100-continue`.
     gate: Option<Box<Waiting>>,
 }
@@ -31,17 +35,51 @@ struct Waiting {
     timeout: Pin<Box<Sleep>>,
 }
 
-impl RequestBody {
-    /// Passes at once.
-    pub fn new(inner: Incoming) -> Self {
-        Self { inner, gate: None }
+/// Where a body comes from.
+#[derive(Debug)]
+enum Source {
+    Http1(Incoming),
+    Http2(H2Body),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(body) => body.poll_frame(cx).map_err(Into::into),
+        }
     }
 
-    /// Passes when `gate` opens, or after `limit`: a client may have to be told to continue although the
-    /// upstream does not know that it should (RFC 9110 section 10.1.1).
-    pub fn gated(inner: Incoming, gate: Arc<Gate>, limit: Duration) -> Self {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            // HTTP/2 has no need to know.
+            Self::Http2(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl RequestBody {
+    pub fn http1(inner: Incoming) -> Self {
+        Self { inner: Source::Http1(inner), gate: None }
+    }
+
+    pub fn http2(inner: H2Body) -> Self {
+        Self { inner: Source::Http2(inner), gate: None }
+    }
+
+    /// Makes it pass when `gate` opens, or after `limit`: a client may have to be told to continue although
+    /// the upstream does not know that it should (RFC 9110 section 10.1.1).
+    pub fn hold(&mut self, gate: Arc<Gate>, limit: Duration) {
         let timeout = Box::pin(tokio::time::sleep(limit));
-        Self { inner, gate: Some(Box::new(Waiting { gate, timeout })) }
+        self.gate = Some(Box::new(Waiting { gate, timeout }));
     }
 }
 
@@ -108,7 +146,7 @@ impl Body for RequestBody {
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let frame = std::task::ready!(self.inner.poll_frame(cx));
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame?;
             if let Some(trailers) = frame.trailers_mut() {
@@ -173,35 +211,78 @@ impl Drop for InFlight {
 pub enum ReplyBody {
     /// Our own few words.
     Text(Option<Bytes>),
-    /// The upstream's, and the count that it keeps up while it runs.
-    Upstream(Incoming, Option<InFlight>),
+    /// The upstream's.
+    Upstream(UpstreamBody),
+}
+
+/// An upstream's answer, and what must stay while it runs.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    // Before the link: a link is idle only when nobody can read of its answer any more.
+    body: Source,
+    /// The connection, if the reader must drive it.
+    lent: Option<Lent>,
+    pub in_flight: Option<InFlight>,
+}
+
+impl ReplyBody {
+    /// An answer whose connection is driven by a task.
+    pub fn http1(body: Incoming) -> Self {
+        Self::upstream(Source::Http1(body), None)
+    }
+
+    /// An answer that comes over `lent`.
+    pub fn lent(body: Incoming, lent: Lent) -> Self {
+        Self::upstream(Source::Http1(body), Some(lent))
+    }
+
+    pub fn http2(body: H2Body) -> Self {
+        Self::upstream(Source::Http2(body), None)
+    }
+
+    fn upstream(body: Source, lent: Option<Lent>) -> Self {
+        Self::Upstream(UpstreamBody { body, lent, in_flight: None })
+    }
+}
+
+impl UpstreamBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = self.body.poll_frame(cx);
+        match &mut self.lent {
+            Some(lent) if frame.is_pending() => {
+                lent.poll(cx);
+                self.body.poll_frame(cx)
+            }
+            _ => frame,
+        }
+    }
 }
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Upstream(body, _) => Pin::new(body).poll_frame(cx),
+            Self::Upstream(upstream) => upstream.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
-            Self::Upstream(body, _) => body.is_end_stream(),
+            Self::Upstream(upstream) => upstream.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
-            Self::Upstream(body, _) => body.size_hint(),
+            Self::Upstream(upstream) => upstream.body.size_hint(),
         }
     }
 }

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use parsers::head::{self, HeadError, Wishes};
 
-use super::body::ReplyBody;
+use super::body::{ReplyBody, RequestBody};
 use super::forward::{self, ForwardError};
 use super::{reply, upgrade};
 use crate::connection::{Choice, Conn};
@@ -38,42 +38,50 @@ struct Verdict<'a> {
     detail: &'a str,
 }
 
-/// Serves one request. Never fails: what goes wrong becomes an answer.
-pub async fn handle(
+/// Serves one request of an HTTP/1 connection.
+pub async fn answer_http1(
     conn: Rc<Conn>,
     mut request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
-    let started = Instant::now();
     // The guard holds back what follows a request that asks for another protocol.
     let is_held = request.version() == Version::HTTP_11
         && (request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT);
     let on_upgrade = is_held.then(|| hyper::upgrade::on(&mut request));
-    let (mut head, body) = request.into_parts();
-    let version = head.version;
-    let mut response = match head::canonicalise(&mut head, conn.destination) {
-        Ok(wishes) => {
-            let seen = Seen::new(started, version, &head);
-            judged(&conn, seen, (head, body), wishes, on_upgrade).await
+    let mut response = answer(&conn, request.map(RequestBody::http1), on_upgrade).await;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if is_held {
+            conn.control.resume();
         }
-        Err(error) => refuse(&conn, &Seen::new(started, version, &head), error),
-    };
-    if is_held && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        conn.control.resume();
-    }
-    if version < Version::HTTP_2
-        && conn.control.is_draining()
-        && response.status() != StatusCode::SWITCHING_PROTOCOLS
-    {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if conn.control.is_draining() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
     Ok(response)
+}
+
+/// Serves one request. Never fails: what goes wrong becomes an answer.
+pub async fn answer(
+    conn: &Rc<Conn>,
+    request: Request<RequestBody>,
+    on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<ReplyBody> {
+    let started = Instant::now();
+    let (mut head, body) = request.into_parts();
+    let version = head.version;
+    match head::canonicalise(&mut head, conn.destination) {
+        Ok(wishes) => {
+            let seen = Seen::new(started, version, &head);
+            judged(conn, seen, (head, body), wishes, on_upgrade).await
+        }
+        Err(error) => refuse(conn, &Seen::new(started, version, &head), error),
+    }
 }
 
 /// A request whose head is canonical.
 async fn judged(
     conn: &Rc<Conn>,
     seen: Seen,
-    (mut head, body): (Parts, Incoming),
+    (mut head, body): (Parts, RequestBody),
     wishes: Wishes,
     on_upgrade: Option<hyper::upgrade::OnUpgrade>,
 ) -> Response<ReplyBody> {
@@ -96,7 +104,7 @@ async fn judged(
         Ok(response) => {
             let verdict = Verdict { fate: Fate::Forwarded, reason: None, rule, direction: None, detail: "" };
             seen.record(conn, Some(&choice), response.status(), &verdict);
-            answer(response, choice)
+            finish(response, choice)
         }
         Err(error) => fail(conn, &seen, &choice, rule, &error),
     }
@@ -119,12 +127,12 @@ fn decide(choice: &Choice, head: &mut Parts) -> Result<u32, Denial> {
 }
 
 /// The upstream's answer without what was meant for this hop only.
-fn answer(mut response: Response<ReplyBody>, choice: Choice) -> Response<ReplyBody> {
+fn finish(mut response: Response<ReplyBody>, choice: Choice) -> Response<ReplyBody> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         strip_response(response.headers_mut());
     }
-    if let ReplyBody::Upstream(_, in_flight) = response.body_mut() {
-        *in_flight = choice.in_flight;
+    if let ReplyBody::Upstream(upstream) = response.body_mut() {
+        upstream.in_flight = choice.in_flight;
     }
     response
 }
@@ -264,6 +272,6 @@ mod tests {
     /// It is allocated and moved for every request. What is rare is boxed, so that it has no room in it.
     #[test]
     fn the_future_of_a_request_is_small() {
-        assert!(size(handle) <= 3400, "{} bytes", size(handle));
+        assert!(size(answer_http1) <= 3400, "{} bytes", size(answer_http1));
     }
 }

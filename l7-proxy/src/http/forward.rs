@@ -6,15 +6,16 @@ use std::sync::Arc;
 use abi::DropReason;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioIo;
+use http_body::Body;
+use hyper::client::conn::TrySendError;
 use tokio::net::TcpStream;
 
-use super::LocalExecutor;
 use super::body::{Gate, ReplyBody, RequestBody};
+use super::h2::{self, H2Body};
 use crate::connection::{Choice, Conn};
-use crate::upstream::pool::{Http1, Http2, Key};
+use crate::stream::Joined;
+use crate::upstream::link::{Lent, Link};
+use crate::upstream::pool::{Http2, Key};
 use crate::upstream::socket::{ConnectError, connect};
 
 /// Why there is no response.
@@ -23,7 +24,9 @@ pub enum ForwardError {
     #[error("cannot connect: {0}")]
     Connect(#[from] ConnectError),
     #[error("upstream: {0}")]
-    Upstream(#[from] hyper::Error),
+    Http1(#[from] hyper::Error),
+    #[error("upstream: {0}")]
+    Http2(#[from] ::h2::Error),
     #[error("upstream switched to a protocol that nobody asked for")]
     UnwantedSwitch,
 }
@@ -34,7 +37,7 @@ impl ForwardError {
         match self {
             Self::Connect(ConnectError::TimedOut(_)) => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Upstream(_) | Self::UnwantedSwitch => StatusCode::BAD_GATEWAY,
+            Self::Http1(_) | Self::Http2(_) | Self::UnwantedSwitch => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -42,7 +45,7 @@ impl ForwardError {
     pub fn reason(&self) -> DropReason {
         match self {
             Self::UnwantedSwitch => DropReason::ProtocolError,
-            Self::Connect(_) | Self::Upstream(_) => DropReason::UpstreamUnreachable,
+            Self::Connect(_) | Self::Http1(_) | Self::Http2(_) => DropReason::UpstreamUnreachable,
         }
     }
 }
@@ -55,18 +58,16 @@ pub async fn forward(
     conn: &Rc<Conn>,
     choice: &Choice,
     head: Parts,
-    body: Incoming,
+    mut body: RequestBody,
     expects_continue: bool,
 ) -> Result<Response<ReplyBody>, ForwardError> {
     let version = head.version;
     let mut gate = None;
-    let body = if expects_continue && version != Version::HTTP_2 {
+    if expects_continue && version != Version::HTTP_2 {
         let shut = Arc::new(Gate::default());
         gate = Some(Arc::clone(&shut));
-        RequestBody::gated(body, shut, conn.worker.settings.limits.continue_wait)
-    } else {
-        RequestBody::new(body)
-    };
+        body.hold(shut, conn.worker.settings.limits.continue_wait);
+    }
     let mut request = Request::from_parts(head, body);
     if let Some(gate) = &gate {
         let opener = Arc::clone(gate);
@@ -89,21 +90,19 @@ pub async fn forward(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ForwardError::UnwantedSwitch);
     }
-    Ok(response.map(|body| ReplyBody::Upstream(body, None)))
+    Ok(response)
 }
 
 async fn forward_http1(
     conn: &Rc<Conn>,
     key: &Key,
     mut request: Request<RequestBody>,
-) -> Result<Response<Incoming>, ForwardError> {
+) -> Result<Response<ReplyBody>, ForwardError> {
     let worker = &conn.worker;
-    let keep = |sender| worker.pool.put(*key, sender, worker.clock.now(), &worker.settings.limits);
-    if let Some(mut sender) = worker.pool.take(key) {
-        match sender.try_send_request(request).await {
+    if let Some(link) = worker.pool.take(key) {
+        match exchange(conn, key, link, request).await {
             Ok(response) => {
                 worker.stats.upstream_reused.add(1);
-                keep(sender);
                 return Ok(response);
             }
             Err(mut error) => match error.take_message() {
@@ -114,33 +113,50 @@ async fn forward_http1(
     }
     // Boxed, as all that is rare: the future of every request would have room for it.
     Box::pin(async {
-        let mut sender = new_http1(conn, key).await?;
-        let response = sender.send_request(request).await?;
-        keep(sender);
-        Ok(response)
+        let stream = open(conn, key).await?;
+        let link = Link::new(stream, worker.settings.limits.header_bytes).await?;
+        Ok(exchange(conn, key, Box::new(link), request).await.map_err(TrySendError::into_error)?)
     })
     .await
 }
 
-async fn new_http1(conn: &Rc<Conn>, key: &Key) -> Result<Http1, ForwardError> {
-    let stream = open(conn, key).await?;
-    let limit = conn.worker.settings.limits.header_bytes;
-    let (sender, connection) =
-        http1::Builder::new().max_buf_size(limit).handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(async move {
-        // Its error is that of the request on it.
-        let _ = connection.await;
-    });
-    Ok(sender)
+async fn exchange(
+    conn: &Rc<Conn>,
+    key: &Key,
+    mut link: Box<Link>,
+    request: Request<RequestBody>,
+) -> Result<Response<ReplyBody>, TrySendError<Request<RequestBody>>> {
+    if !request.body().is_end_stream() {
+        let response = link.exchange_driven(&conn.worker, *key, request).await?;
+        return Ok(response.map(ReplyBody::http1));
+    }
+    let response = link.exchange(request).await?;
+    let lent = Lent::new(link, *key, &conn.worker);
+    Ok(response.map(|body| ReplyBody::lent(body, lent)))
 }
 
 async fn forward_http2(
     conn: &Rc<Conn>,
     key: &Key,
-    mut request: Request<RequestBody>,
-) -> Result<Response<Incoming>, ForwardError> {
+    request: Request<RequestBody>,
+) -> Result<Response<ReplyBody>, ForwardError> {
+    let (mut sender, is_reused) = shared_http2(conn, key).await?;
+    let (head, body) = request.into_parts();
+    let is_end = body.is_end_stream();
+    // Nothing was waited for since the connection was found to be open, so this is about the head alone.
+    let (response, mut stream) = sender.send_request(Request::from_parts(head, ()), is_end)?;
+    if !is_end {
+        tokio::task::spawn_local(async move { h2::send_body(body, &mut stream).await });
+    }
+    let response = response.await?;
+    conn.worker.stats.upstream_reused.add(is_reused.into());
+    Ok(response.map(|stream| ReplyBody::http2(H2Body::new(stream))))
+}
+
+/// The open connection of `key`, and whether it was open before. One that is closed, or that its backend
+/// wants no more requests on (GOAWAY), is replaced by a new one, once.
+async fn shared_http2(conn: &Rc<Conn>, key: &Key) -> Result<(Http2, bool), ForwardError> {
     let pool = &conn.worker.pool;
-    let mut retried = false;
     loop {
         let cell = pool.shared(key, conn.worker.clock.now());
         let is_reused = cell.initialized();
@@ -151,19 +167,13 @@ async fn forward_http2(
                 return Err(error);
             }
         };
-        match sender.try_send_request(request).await {
-            Ok(response) => {
-                conn.worker.stats.upstream_reused.add(is_reused.into());
-                return Ok(response);
+        match std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
+            Ok(()) => return Ok((sender, is_reused)),
+            Err(_closed) if is_reused => pool.forget(key, &cell),
+            Err(error) => {
+                pool.forget(key, &cell);
+                return Err(error.into());
             }
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if is_reused && !retried => {
-                    pool.forget(key, &cell);
-                    request = unsent;
-                    retried = true;
-                }
-                _ => return Err(error.into_error().into()),
-            },
         }
     }
 }
@@ -171,14 +181,16 @@ async fn forward_http2(
 async fn new_http2(conn: &Rc<Conn>, key: &Key) -> Result<Http2, ForwardError> {
     let stream = open(conn, key).await?;
     let limits = &conn.worker.settings.limits;
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .initial_stream_window_size(limits.h2_stream_window)
+    let (sender, connection) = ::h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(limits.h2_stream_window)
         .initial_connection_window_size(limits.h2_connection_window)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_send_buf_size(limits.h2_stream_window as usize)
-        .handshake(TokioIo::new(stream))
+        .max_send_buffer_size(limits.h2_stream_window as usize)
+        .handshake(Joined(stream))
         .await?;
     tokio::task::spawn_local(async move {
+        // Its error is that of the requests on it.
         let _ = connection.await;
     });
     Ok(sender)

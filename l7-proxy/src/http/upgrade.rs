@@ -11,7 +11,6 @@ use abi::DropReason;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -39,13 +38,13 @@ pub struct Upgrade {
 pub async fn forward(
     conn: &Rc<Conn>,
     choice: &Choice,
-    (head, body): (Parts, Incoming),
+    (head, body): (Parts, RequestBody),
     protocol: HeaderValue,
     client: OnUpgrade,
 ) -> Result<Response<ReplyBody>, ForwardError> {
     let key = conn.upstream_key(&choice.judged);
     let remembered = head.clone();
-    let mut request = Request::from_parts(head, RequestBody::new(body));
+    let mut request = Request::from_parts(head, body);
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     request.headers_mut().insert(header::UPGRADE, protocol.clone());
 
@@ -58,7 +57,7 @@ pub async fn forward(
     });
     let mut response = sender.send_request(request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(response.map(|body| ReplyBody::Upstream(body, None)));
+        return Ok(response.map(ReplyBody::http1));
     }
     if !agrees(response.headers(), &protocol) {
         return Err(ForwardError::UnwantedSwitch);

@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
-use hyper::client::conn::{http1, http2};
+use bytes::Bytes;
+use h2::client::SendRequest;
 use tokio::sync::OnceCell;
 
 use super::Face;
-use crate::http::body::RequestBody;
+use super::link::Link;
 use crate::settings::Limits;
 
 /// What must be equal for a connection to be used again.
@@ -21,15 +23,13 @@ pub struct Key {
     pub target: SocketAddr,
 }
 
-/// An HTTP/1 connection to send one request on.
-pub type Http1 = http1::SendRequest<RequestBody>;
 /// An HTTP/2 connection, shared by requests.
-pub type Http2 = http2::SendRequest<RequestBody>;
+pub type Http2 = SendRequest<Bytes>;
 
 #[derive(Debug)]
 struct Kept {
-    sender: Http1,
-    /// Second in which it was put here; its last response may still have been running.
+    link: Box<Link>,
+    /// Second in which it was put here.
     since: u32,
 }
 
@@ -52,26 +52,24 @@ pub struct Pool {
 
 impl Pool {
     /// A connection that is ready for a request, the one used last first.
-    pub fn take(&self, key: &Key) -> Option<Http1> {
+    pub fn take(&self, key: &Key) -> Option<Box<Link>> {
         let mut pool = self.http1.borrow_mut();
         let kept = pool.get_mut(key)?;
-        let ready = kept.iter().rposition(|kept| kept.sender.is_ready())?;
-        Some(kept.swap_remove(ready).sender)
+        while let Some(Kept { link, .. }) = kept.pop() {
+            if link.is_idle() {
+                return Some(link);
+            }
+        }
+        None
     }
 
-    /// Keeps a connection whose response has begun; it is ready once that has ended.
-    pub fn put(&self, key: Key, sender: Http1, now: u32, limits: &Limits) {
-        if sender.is_closed() {
-            return;
-        }
+    /// Keeps a connection that is idle.
+    pub fn put(&self, key: Key, link: Box<Link>, now: u32, limits: &Limits) {
         let mut pool = self.http1.borrow_mut();
         let kept = pool.entry(key).or_default();
-        if kept.len() >= limits.pool_per_key {
-            kept.retain(|kept| !kept.sender.is_closed());
-        }
-        // One too many is not kept: it ends with its response.
+        // One too many is not kept: it is closed.
         if kept.len() < limits.pool_per_key {
-            kept.push(Kept { sender, since: now });
+            kept.push(Kept { link, since: now });
         }
     }
 
@@ -79,9 +77,6 @@ impl Pool {
     pub fn shared(&self, key: &Key, now: u32) -> Shared {
         let mut pool = self.http2.borrow_mut();
         let place = pool.entry(*key).or_default();
-        if is_closed(&place.cell) {
-            *place = Place::default();
-        }
         place.used = now;
         Rc::clone(&place.cell)
     }
@@ -100,9 +95,10 @@ impl Pool {
         let longest = limits.pool_idle_timeout.as_secs();
         let mut pool = self.http1.borrow_mut();
         pool.retain(|_, kept| {
-            kept.retain(|kept| {
+            // Nobody polls an idle connection but this; whether its backend has closed it is found here.
+            kept.retain_mut(|kept| {
                 let is_old = u64::from(now.saturating_sub(kept.since)) > longest;
-                !(kept.sender.is_closed() || (is_old && kept.sender.is_ready()))
+                !is_old && kept.link.is_still_idle()
             });
             !kept.is_empty()
         });
@@ -114,5 +110,6 @@ impl Pool {
 }
 
 fn is_closed(cell: &Shared) -> bool {
-    cell.get().is_some_and(|sender| sender.is_closed())
+    let ready = |sender: &Http2| sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+    cell.get().is_some_and(|sender| matches!(ready(sender), Poll::Ready(Err(_))))
 }
