@@ -21,6 +21,7 @@ use crate::control::Control;
 use crate::decide::{self, Denial, Judged};
 use crate::flows::{FlowFields, FlowSource};
 use crate::http::body::InFlight;
+use crate::http::open::Open;
 use crate::http::upgrade::Upgrade;
 use crate::kernel::ConnectionRecord;
 use crate::upstream::pool::Key;
@@ -43,6 +44,8 @@ pub struct Conn {
     memo: RefCell<Memo>,
     /// Set by the request that switched this connection to another protocol.
     pub upgrade: RefCell<Option<Upgrade>>,
+    /// Requests that are being served.
+    pub exchanges: RefCell<Vec<Rc<Open>>>,
 }
 
 /// Verdicts under one configuration.
@@ -105,6 +108,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, co
         flow_source: FlowSource::new(client, destination, record),
         memo: RefCell::new(Memo::new(config, &record, client, destination)),
         upgrade: RefCell::default(),
+        exchanges: RefCell::default(),
         worker,
         client,
         destination,

@@ -30,7 +30,7 @@ impl Clock {
 /// What a connection is told. The larger number wins over one that was not taken yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
-    /// Policy changed: look whether you may go on.
+    /// Policy changed, or time has gone by: look whether you and your requests may go on.
     Recheck = 1,
     /// Say with the next answer that it is the last one, and end after it.
     Drain = 2,
@@ -59,6 +59,12 @@ pub struct Control {
     hold: AtomicU8,
     reader: AtomicWaker,
     violation: OnceLock<Violation>,
+    /// Requests that are being served.
+    exchanges: AtomicU32,
+    /// When the connection was last told to look at them.
+    swept: AtomicU32,
+    aborted: AtomicU8,
+    flooded: AtomicU8,
 }
 
 impl Control {
@@ -77,6 +83,10 @@ impl Control {
             hold: AtomicU8::new(0),
             reader: AtomicWaker::new(),
             violation: OnceLock::new(),
+            exchanges: AtomicU32::new(0),
+            swept: AtomicU32::new(now),
+            aborted: AtomicU8::new(0),
+            flooded: AtomicU8::new(0),
         }
     }
 
@@ -151,6 +161,51 @@ impl Control {
             return Some("first byte time-out");
         }
         over(self.last_activity.load(Relaxed), limits.idle_timeout).then_some("idle time-out")
+    }
+
+    /// When bytes last moved.
+    pub fn last_activity(&self) -> u32 {
+        self.last_activity.load(Relaxed)
+    }
+
+    /// Second of now.
+    pub fn now(&self) -> u32 {
+        self.clock.now()
+    }
+
+    /// So many requests are being served.
+    pub fn exchanges(&self, count: usize) {
+        self.exchanges.store(u32::try_from(count).unwrap_or(u32::MAX), Relaxed);
+    }
+
+    /// Whether it is time to look for requests on which nothing moves; four times in their time-out.
+    pub fn sweep_is_due(&self, limits: &Limits) -> bool {
+        let (now, limit) = (self.clock.now(), limits.stream_idle_timeout.as_secs());
+        let is_due = limit > 0
+            && self.exchanges.load(Relaxed) > 0
+            && u64::from(now.saturating_sub(self.swept.load(Relaxed))) >= (limit / 4).max(1);
+        if is_due {
+            self.swept.store(now, Relaxed);
+        }
+        is_due
+    }
+
+    /// The client must not take what it has got for a whole answer: the socket is to be reset.
+    pub fn abort(&self) {
+        self.aborted.store(1, Relaxed);
+    }
+
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.load(Relaxed) != 0
+    }
+
+    /// The client sends frames that only make work.
+    pub fn flooded(&self) {
+        self.flooded.store(1, Relaxed);
+    }
+
+    pub fn is_flooded(&self) -> bool {
+        self.flooded.load(Relaxed) != 0
     }
 
     /// A request that asked for another protocol did not get it: what follows is a request.

@@ -46,6 +46,19 @@ impl Judged {
         self.verdict.is_ok() && self.l7.iter().any(Option::is_some)
     }
 
+    /// Whether any request must have the same verdict from both.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same = |a: &Option<Arc<Endpoint>>, b: &Option<Arc<Endpoint>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        self.target == other.target
+            && self.peer == other.peer
+            && self.src_identity == other.src_identity
+            && self.verdict == other.verdict
+            && self.l7.iter().zip(&other.l7).all(|(a, b)| same(a, b))
+    }
+
     /// Whether bytes that are already passing unread must stop.
     pub fn needs_strict_http(&self) -> bool {
         self.needs_http() && self.strict

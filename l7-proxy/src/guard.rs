@@ -10,10 +10,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use parsers::h2::FrameScale;
 use parsers::http1::{Framer, Stop};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::connection::reset;
 use crate::control::Control;
 use crate::stream;
 
@@ -32,15 +34,24 @@ pub struct Guard {
     /// Read from the socket, not yet passed on; from `held_at`.
     held: Vec<u8>,
     held_at: usize,
+    /// HTTP/2 only.
+    load: Option<Load>,
     /// What is left of [`POISON`] to pass on, once the framer has refused.
     poison: Option<&'static [u8]>,
 }
 
 impl Guard {
     /// `first` are the bytes read so far.
-    pub fn new(stream: TcpStream, control: Arc<Control>, first: Vec<u8>, is_http1: bool) -> Self {
+    pub fn new(
+        stream: TcpStream,
+        control: Arc<Control>,
+        first: Vec<u8>,
+        is_http1: bool,
+        h2_control_frames: u32,
+    ) -> Self {
         let framer = is_http1.then(Framer::default);
-        Self { stream, control, framer, held: first, held_at: 0, poison: None }
+        let load = (!is_http1).then(|| Load::new(h2_control_frames, control.now()));
+        Self { stream, control, framer, load, held: first, held_at: 0, poison: None }
     }
 
     /// The socket.
@@ -54,7 +65,12 @@ impl Guard {
         let bytes = &self.held[self.held_at..end];
         let (taken, stop) = match &mut self.framer {
             Some(framer) => framer.feed(bytes),
-            None => (bytes.len(), None),
+            None => {
+                if let Some(load) = &mut self.load {
+                    load.weigh(bytes, &self.control);
+                }
+                (bytes.len(), None)
+            }
         };
         buf.put_slice(&bytes[..taken]);
         self.held_at += taken;
@@ -69,6 +85,9 @@ impl Guard {
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let Some(framer) = &mut self.framer else {
+            if let Some(load) = &mut self.load {
+                load.weigh(&buf.filled()[before..], &self.control);
+            }
             self.control.received(false);
             return Poll::Ready(Ok(()));
         };
@@ -79,6 +98,12 @@ impl Guard {
         buf.set_filled(before + taken);
         self.stopped(stop);
         Poll::Ready(Ok(()))
+    }
+
+    fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
+        if let (Some(load), Poll::Ready(Ok(count))) = (&mut self.load, outcome) {
+            load.answered += *count as u64;
+        }
     }
 
     fn stopped(&mut self, stop: Option<Stop>) {
@@ -112,6 +137,47 @@ impl Guard {
             }
         }
         Poll::Ready(Ok(Continue::Reading))
+    }
+}
+
+/// What an HTTP/2 client has sent in this second, against what came of it.
+#[derive(Debug)]
+struct Load {
+    scale: FrameScale,
+    limit: u32,
+    second: u32,
+    /// Bytes written to the client.
+    answered: u64,
+}
+
+/// Control frames that go with one useful frame, or one KiB of answers: acknowledgements, window updates,
+/// the PINGs by which gRPC measures bandwidth.
+const CONTROL_PER_USEFUL: u64 = 10;
+
+impl Load {
+    fn new(limit: u32, now: u32) -> Self {
+        Self { scale: FrameScale::default(), limit, second: now, answered: 0 }
+    }
+
+    fn weigh(&mut self, bytes: &[u8], control: &Control) {
+        let now = control.now();
+        if now != self.second {
+            (self.second, self.answered) = (now, 0);
+            self.scale.reset();
+        }
+        self.scale.feed(bytes);
+        let useful = u64::from(self.scale.useful) + (self.answered >> 10);
+        if u64::from(self.scale.control) > u64::from(self.limit) + CONTROL_PER_USEFUL * useful {
+            control.flooded();
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.control.is_aborted() {
+            reset(&self.stream);
+        }
     }
 }
 
@@ -158,7 +224,9 @@ impl AsyncRead for Guard {
 impl AsyncWrite for Guard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.control.active();
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(&outcome);
+        outcome
     }
 
     fn poll_write_vectored(
@@ -167,7 +235,9 @@ impl AsyncWrite for Guard {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.control.active();
-        stream::poll_write_vectored(Pin::new(&mut self.stream), cx, bufs)
+        let outcome = stream::poll_write_vectored(Pin::new(&mut self.stream), cx, bufs);
+        self.wrote(&outcome);
+        outcome
     }
 
     fn is_write_vectored(&self) -> bool {

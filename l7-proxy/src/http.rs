@@ -5,5 +5,6 @@ pub mod body;
 pub mod exchange;
 pub mod forward;
 pub mod h2;
+pub mod open;
 pub mod reply;
 pub mod upgrade;

@@ -74,6 +74,8 @@ pub struct Stats {
     upstream_connects: [Counter; CONNECTS.len()],
     pub upstream_reused: Counter,
     pub flows_lost: Counter,
+    /// HTTP/2 connections ended for frames that only make work.
+    pub http2_floods: Counter,
 }
 
 impl Default for Stats {
@@ -87,6 +89,7 @@ impl Default for Stats {
             upstream_connects: Default::default(),
             upstream_reused: Counter::default(),
             flows_lost: Counter::default(),
+            http2_floods: Counter::default(),
         }
     }
 }
@@ -238,6 +241,9 @@ impl Collector for Metrics {
         Self::counter(encoder, "upstream_reused", "Requests on a pooled connection", reused)?;
         let lost = self.sum(|s| &s.flows_lost);
         Self::counter(encoder, "flows_lost", "Access records that nobody took in time", lost)?;
+        let floods = self.sum(|s| &s.http2_floods);
+        let help = "HTTP/2 connections ended for too many control frames";
+        Self::counter(encoder, "http2_floods", help, floods)?;
         let accepted = self.sum(|s| &s.accepted);
         Self::counter(encoder, "connections_accepted", "Client connections accepted", accepted)?;
         let open = self.sum(|s| &s.open);

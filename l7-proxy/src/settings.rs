@@ -92,11 +92,23 @@ pub struct Limits {
     pub pool_idle_timeout: Duration,
     /// Idle upstream connections kept for one client and backend, and thread.
     pub pool_per_key: usize,
+    /// A request on which nothing moves in either direction for so long is ended: 504, or a reset if the answer has
+    /// begun. 0 = never. Upgraded connections have `idle_timeout` instead.
+    pub stream_idle_timeout: Duration,
+    /// Longest request body in bytes; beyond it 413. 0 = any.
+    pub request_body_bytes: u64,
     /// Open streams that one HTTP/2 client may have.
     pub h2_streams: u32,
     /// Bytes of a body in flight, per HTTP/2 stream and connection.
     pub h2_stream_window: u32,
     pub h2_connection_window: u32,
+    /// Streams that a client may have reset before they were looked at (CVE-2023-44487).
+    pub h2_pending_resets: usize,
+    /// Streams that a client may make the proxy reset by errors of its own (CVE-2025-8671).
+    pub h2_error_resets: usize,
+    /// Frames of one HTTP/2 connection and second that only make work (PING, SETTINGS, RST_STREAM, ...),
+    /// besides ten for each useful one: HEADERS, DATA with bytes, a KiB of answers.
+    pub h2_control_frames: u32,
     /// Bytes per direction that a relayed TCP connection or websocket buffers.
     pub relay_buffer: usize,
     /// Source ports tried for one upstream connection.
@@ -118,9 +130,14 @@ impl Default for Limits {
             drain_max: Duration::from_secs(30),
             pool_idle_timeout: Duration::from_secs(60),
             pool_per_key: 128,
+            stream_idle_timeout: Duration::from_secs(300),
+            request_body_bytes: 0,
             h2_streams: 256,
             h2_stream_window: 256 << 10,
             h2_connection_window: 1 << 20,
+            h2_pending_resets: 20,
+            h2_error_resets: 1024,
+            h2_control_frames: 1000,
             relay_buffer: 16 << 10,
             port_attempts: 64,
             connections_per_worker: 100_000,

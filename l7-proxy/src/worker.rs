@@ -220,6 +220,8 @@ async fn tick(worker: Rc<Worker>) {
         worker.each(|control| {
             if control.overdue(limits).is_some() {
                 control.order(Order::Close);
+            } else if control.sweep_is_due(limits) {
+                control.order(Order::Recheck);
             }
         });
         worker.pool.sweep(now, limits);

@@ -132,6 +132,16 @@ struct LimitArgs {
     /// How long open connections may take to end after SIGTERM.
     #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
     drain_max: Duration,
+    /// A request on which nothing moves for so long is ended; 0 = never.
+    #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
+    stream_idle_timeout: Duration,
+    /// Longest request body in bytes; 0 = any.
+    #[arg(long, default_value_t = 0)]
+    request_body_bytes: u64,
+    /// HTTP/2 frames of one client and second that only make work (PING, SETTINGS, ...), besides ten for each
+    /// useful one.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    h2_control_frames: u32,
     /// Open streams of one HTTP/2 client.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     h2_streams: u32,
@@ -156,6 +166,9 @@ impl LimitArgs {
             revision_wait: self.revision_wait,
             pool_idle_timeout: self.pool_idle_timeout,
             drain_max: self.drain_max,
+            stream_idle_timeout: self.stream_idle_timeout,
+            request_body_bytes: self.request_body_bytes,
+            h2_control_frames: self.h2_control_frames,
             h2_streams: self.h2_streams,
             connections_per_worker: usize::try_from(self.connections_per_worker).unwrap_or(usize::MAX),
             ..Limits::default()

@@ -7,12 +7,26 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Uri, Version};
 use parsers::detect::Protocol;
+use parsers::h2::FrameScale;
 use parsers::http1::{Framer, Stop};
 
 /// Inputs longer than this are cut where a check is quadratic.
 const SPLIT_MAX: usize = 300;
 /// Header fields that the second parser takes.
 const FIELDS_MAX: usize = 100;
+
+/// How the bytes are cut does not change what is counted.
+pub(crate) fn h2(data: &[u8]) {
+    let counts = |size: usize| {
+        let mut scale = FrameScale::default();
+        data.chunks(size).for_each(|part| scale.feed(part));
+        (scale.useful, scale.control)
+    };
+    let whole = counts(data.len().max(1));
+    for size in [1, 8, 9, 10, 23, 24, 25] {
+        assert_eq!(counts(size), whole, "{size}");
+    }
+}
 
 /// A canonical path is its own canonical form, has none of the spellings that servers disagree about, and
 /// names the same segments as the path it was made of.

@@ -29,6 +29,11 @@ fn detect() {
 }
 
 #[test]
+fn h2() {
+    replay("h2", checks::h2);
+}
+
+#[test]
 fn head() {
     replay("head", checks::head);
 }

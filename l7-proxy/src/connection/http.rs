@@ -16,7 +16,7 @@ use super::detect::{First, first};
 use super::{Conn, http2, reset};
 use crate::control::Order;
 use crate::guard::Guard;
-use crate::http::{exchange, upgrade};
+use crate::http::{exchange, open, upgrade};
 use crate::metrics::Carries;
 use crate::settings::Limits;
 
@@ -34,7 +34,8 @@ pub(super) async fn serve(conn: Rc<Conn>, mut stream: TcpStream) {
     };
     let carries = if is_http1 { Carries::Http1 } else { Carries::Http2 };
     conn.worker.stats.carries(carries);
-    let guard = Guard::new(stream, Arc::clone(&conn.control), bytes, is_http1);
+    let frames = conn.worker.settings.limits.h2_control_frames;
+    let guard = Guard::new(stream, Arc::clone(&conn.control), bytes, is_http1, frames);
     if !is_http1 {
         if let Err(error) = http2::serve(&conn, guard).await {
             record_http2_error(&conn, &error);
@@ -83,7 +84,7 @@ where
 {
     std::future::poll_fn(|cx| {
         // An order to drain needs nothing: the next answer says so.
-        match obey(conn, cx, |order| {
+        match obey(conn, true, cx, |order| {
             if order == Order::EndIdle {
                 graceful(connection.as_mut());
             }
@@ -97,7 +98,12 @@ where
 
 /// Obeys the worker; `drain` is told of [`Order::Drain`] and [`Order::EndIdle`]. Ready: the connection ends at
 /// once.
-pub(super) fn obey(conn: &Conn, cx: &mut Context<'_>, mut drain: impl FnMut(Order)) -> Poll<()> {
+pub(super) fn obey(
+    conn: &Conn,
+    is_http1: bool,
+    cx: &mut Context<'_>,
+    mut drain: impl FnMut(Order),
+) -> Poll<()> {
     while let Poll::Ready(order) = conn.control.poll_order(cx) {
         match order {
             Order::Drain | Order::EndIdle => drain(order),
@@ -106,6 +112,13 @@ pub(super) fn obey(conn: &Conn, cx: &mut Context<'_>, mut drain: impl FnMut(Orde
             Order::Recheck => {
                 if let Some(denial) = revoked(conn) {
                     conn.drop_denied(&denial, "HTTP");
+                    return Poll::Ready(());
+                }
+                let limit = conn.worker.settings.limits.stream_idle_timeout.as_secs();
+                let is_cut = open::recheck(conn) | (limit > 0 && open::end_idle(conn, limit));
+                // HTTP/1 has no other way to end an answer that has begun.
+                if is_cut && is_http1 {
+                    conn.control.abort();
                     return Poll::Ready(());
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::h2::H2Body;
+use super::open::{Open, OpenGuard};
 use crate::upstream::link::Lent;
 
 /// What breaks a body.
@@ -25,6 +27,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Debug)]
 pub struct RequestBody {
     inner: Source,
+    /// Bytes that may still come.
+    left: u64,
     /// Only for `Expect: 100-continue`.
     gate: Option<Box<Waiting>>,
 }
@@ -68,11 +72,16 @@ impl Source {
 
 impl RequestBody {
     pub fn http1(inner: Incoming) -> Self {
-        Self { inner: Source::Http1(inner), gate: None }
+        Self { inner: Source::Http1(inner), left: u64::MAX, gate: None }
     }
 
     pub fn http2(inner: H2Body) -> Self {
-        Self { inner: Source::Http2(inner), gate: None }
+        Self { inner: Source::Http2(inner), left: u64::MAX, gate: None }
+    }
+
+    /// Lets it break after `limit` bytes; 0 = never.
+    pub fn limit(&mut self, limit: u64) {
+        self.left = if limit == 0 { u64::MAX } else { limit };
     }
 
     /// Makes it pass when `gate` opens, or after `limit`: a client may have to be told to continue although
@@ -82,6 +91,11 @@ impl RequestBody {
         self.gate = Some(Box::new(Waiting { gate, timeout }));
     }
 }
+
+/// A body went on beyond its limit.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("request body beyond the limit")]
+pub struct TooLarge;
 
 const SHUT: u8 = 0;
 const OPEN: u8 = 1;
@@ -149,6 +163,8 @@ impl Body for RequestBody {
         let frame = std::task::ready!(self.inner.poll_frame(cx));
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame?;
+            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            self.left = self.left.checked_sub(length).ok_or(TooLarge)?;
             if let Some(trailers) = frame.trailers_mut() {
                 strip_trailers(trailers);
             }
@@ -222,7 +238,7 @@ pub struct UpstreamBody {
     body: Source,
     /// The connection, if the reader must drive it.
     lent: Option<Lent>,
-    pub in_flight: Option<InFlight>,
+    pub open: Option<OpenGuard>,
 }
 
 impl ReplyBody {
@@ -241,20 +257,33 @@ impl ReplyBody {
     }
 
     fn upstream(body: Source, lent: Option<Lent>) -> Self {
-        Self::Upstream(UpstreamBody { body, lent, in_flight: None })
+        Self::Upstream(UpstreamBody { body, lent, open: None })
+    }
+
+    /// The exchange that it answers, unless the answer is our own.
+    pub fn open(&self) -> Option<Rc<Open>> {
+        match self {
+            Self::Text(_) => None,
+            Self::Upstream(upstream) => upstream.open.as_ref().map(|guard| Rc::clone(guard.open())),
+        }
     }
 }
 
 impl UpstreamBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = self.body.poll_frame(cx);
-        match &mut self.lent {
-            Some(lent) if frame.is_pending() => {
-                lent.poll(cx);
-                self.body.poll_frame(cx)
-            }
-            _ => frame,
+        let mut frame = self.body.poll_frame(cx);
+        if let Some(lent) = &mut self.lent
+            && frame.is_pending()
+        {
+            lent.poll(cx);
+            frame = self.body.poll_frame(cx);
         }
+        if let Some(guard) = &self.open
+            && frame.is_ready()
+        {
+            guard.moved();
+        }
+        frame
     }
 }
 

@@ -1,7 +1,10 @@
 //! One request from its head to the head of its response: canonicalise, choose, decide, forward, record.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Instant;
 
 use abi::{Direction, DropReason};
@@ -13,29 +16,33 @@ use parsers::head::{self, HeadError, Wishes};
 
 use super::body::{ReplyBody, RequestBody};
 use super::forward::{self, ForwardError};
+use super::open::{Cut, OpenGuard, Waiter};
 use super::{reply, upgrade};
 use crate::connection::{Choice, Conn};
-use crate::decide::Denial;
+use crate::decide::{Denial, Judged};
 use crate::flows::FlowFields;
 use crate::metrics::Fate;
 
-/// What is remembered of a request for its record.
-struct Seen {
+/// What is remembered of a request, for its record and for later verdicts.
+#[derive(Debug)]
+pub struct Seen {
     started: Instant,
-    version: Version,
+    pub version: Version,
     method: Method,
     uri: Uri,
-    host: Option<HeaderValue>,
-    is_grpc: bool,
+    /// As policy sees them first, before its own changes.
+    headers: HeaderMap,
+    pub is_grpc: bool,
 }
 
 /// How a request ended.
-struct Verdict<'a> {
-    fate: Fate,
-    reason: Option<DropReason>,
-    rule: u32,
-    direction: Option<Direction>,
-    detail: &'a str,
+#[derive(Debug)]
+pub struct Verdict<'a> {
+    pub fate: Fate,
+    pub reason: Option<DropReason>,
+    pub rule: u32,
+    pub direction: Option<Direction>,
+    pub detail: &'a str,
 }
 
 /// Serves one request of an HTTP/1 connection.
@@ -93,20 +100,75 @@ async fn judged(
         Ok(rule) => rule,
         Err(denial) => return deny(conn, &seen, &choice, &denial),
     };
-    let outcome = match (wishes.upgrade, on_upgrade) {
+    if let Some(limit) = over_limit(conn, &head.headers) {
+        return too_large(conn, &seen, &choice, limit);
+    }
+    let guard = OpenGuard::new(conn, seen, choice);
+    let outcome = {
+        let mut forwarding = pin!(forward(&guard, (head, body), wishes, on_upgrade));
+        let outcome = poll_fn(|cx| match guard.open().poll_cut(Waiter::Answer, cx) {
+            Poll::Ready(cut) => Poll::Ready(Err(cut)),
+            Poll::Pending => forwarding.as_mut().poll(cx).map(Ok),
+        });
+        outcome.await
+    };
+    let (seen, choice) = (&guard.open().seen, guard.choice());
+    match outcome {
+        Ok(Ok(response)) => {
+            let verdict = Verdict { fate: Fate::Forwarded, reason: None, rule, direction: None, detail: "" };
+            seen.record(conn, Some(choice), response.status(), &verdict);
+            finish(response, guard)
+        }
+        Ok(Err(error)) => fail(conn, seen, choice, rule, &error),
+        Err(cut) => cut_short(conn, seen, choice, &cut),
+    }
+}
+
+/// Sends it on, as what it asks to be.
+async fn forward(
+    guard: &OpenGuard,
+    (head, body): (Parts, RequestBody),
+    wishes: Wishes,
+    on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Result<Response<ReplyBody>, ForwardError> {
+    match (wishes.upgrade, on_upgrade) {
         (Some(protocol), Some(on_upgrade)) => {
             // Boxed, as all that is rare: the future of every request would have room for it.
-            Box::pin(upgrade::forward(conn, &choice, (head, body), protocol, on_upgrade)).await
+            let (conn, choice) = (guard.conn(), guard.choice());
+            Box::pin(upgrade::forward(conn, choice, (head, body), protocol, on_upgrade)).await
         }
-        _ => forward::forward(conn, &choice, head, body, wishes.expect_continue).await,
-    };
-    match outcome {
-        Ok(response) => {
-            let verdict = Verdict { fate: Fate::Forwarded, reason: None, rule, direction: None, detail: "" };
-            seen.record(conn, Some(&choice), response.status(), &verdict);
-            finish(response, choice)
+        _ => forward::forward(guard, head, body, wishes.expect_continue).await,
+    }
+}
+
+/// The limit of request bodies, if the declared length is beyond it.
+fn over_limit(conn: &Conn, headers: &HeaderMap) -> Option<u64> {
+    let limit = conn.worker.settings.limits.request_body_bytes;
+    let declared: u64 = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    (limit > 0 && declared > limit).then_some(limit)
+}
+
+fn too_large(conn: &Conn, seen: &Seen, choice: &Choice, limit: u64) -> Response<ReplyBody> {
+    let (status, detail) =
+        (StatusCode::PAYLOAD_TOO_LARGE, format!("request body of more than {limit} bytes"));
+    seen.failed(conn, Some(choice), status, DropReason::LimitExceeded, &detail);
+    reply::last_text(status, "Content too large\r\n", seen.version, seen.is_grpc)
+}
+
+/// It was ended before it had an answer.
+fn cut_short(conn: &Conn, seen: &Seen, choice: &Choice, cut: &Cut) -> Response<ReplyBody> {
+    match cut {
+        Cut::Denied(denial) => {
+            deny(conn, seen, choice, denial);
+            // Of its body nobody knows how much is still to come.
+            reply::last_text(StatusCode::FORBIDDEN, reply::ACCESS_DENIED, seen.version, seen.is_grpc)
         }
-        Err(error) => fail(conn, &seen, &choice, rule, &error),
+        Cut::Idle => {
+            let status = StatusCode::GATEWAY_TIMEOUT;
+            seen.failed(conn, Some(choice), status, DropReason::LimitExceeded, Cut::IDLE);
+            reply::last_text(status, "Timed out\r\n", seen.version, seen.is_grpc)
+        }
+        Cut::TooLarge => too_large(conn, seen, choice, conn.worker.settings.limits.request_body_bytes),
     }
 }
 
@@ -127,12 +189,13 @@ fn decide(choice: &Choice, head: &mut Parts) -> Result<u32, Denial> {
 }
 
 /// The upstream's answer without what was meant for this hop only.
-fn finish(mut response: Response<ReplyBody>, choice: Choice) -> Response<ReplyBody> {
+fn finish(mut response: Response<ReplyBody>, guard: OpenGuard) -> Response<ReplyBody> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         strip_response(response.headers_mut());
     }
     if let ReplyBody::Upstream(upstream) = response.body_mut() {
-        upstream.in_flight = choice.in_flight;
+        guard.open().answered.set(true);
+        upstream.open = Some(guard);
     }
     response
 }
@@ -160,7 +223,7 @@ fn refuse(conn: &Conn, seen: &Seen, error: HeadError) -> Response<ReplyBody> {
         StatusCode::EXPECTATION_FAILED => "Expectation failed\r\n",
         _ => "Bad request\r\n",
     };
-    reply::last_text(status, words, seen.version)
+    reply::last_text(status, words, seen.version, false)
 }
 
 /// No backend to decide about.
@@ -189,7 +252,10 @@ fn fail(conn: &Conn, seen: &Seen, choice: &Choice, rule: u32, error: &ForwardErr
         let detail = violation.to_string();
         let status = StatusCode::BAD_REQUEST;
         seen.failed(conn, Some(choice), status, DropReason::ProtocolError, &detail);
-        return reply::last_text(status, "Bad request\r\n", seen.version);
+        return reply::last_text(status, "Bad request\r\n", seen.version, false);
+    }
+    if error.is_too_large() {
+        return too_large(conn, seen, choice, conn.worker.settings.limits.request_body_bytes);
     }
     let status = error.status();
     let detail = error.to_string();
@@ -206,17 +272,19 @@ impl Seen {
             version,
             method: head.method.clone(),
             uri: head.uri.clone(),
-            host: head.headers.get(header::HOST).cloned(),
+            headers: head.headers.clone(),
             is_grpc: reply::is_grpc(version, &head.headers),
         }
     }
 
     fn host(&self) -> &str {
-        match (self.uri.authority(), &self.host) {
-            (Some(authority), _) => authority.as_str(),
-            (None, Some(host)) => host.to_str().unwrap_or_default(),
-            (None, None) => "",
-        }
+        head::host(&self.uri, &self.headers)
+    }
+
+    /// Asks policy once more.
+    pub fn decide(&self, judged: &Judged) -> Result<(), Denial> {
+        let mut headers = self.headers.clone();
+        judged.request(self.method.as_str(), head::path(&self.uri), self.host(), &mut headers).map(drop)
     }
 
     fn failed(
@@ -233,8 +301,20 @@ impl Seen {
     }
 
     fn record(&self, conn: &Conn, choice: Option<&Choice>, status: StatusCode, verdict: &Verdict<'_>) {
+        conn.worker.stats.request(verdict.fate, &self.method, status);
+        self.record_at(conn, choice, status, verdict, choice.map_or(0, |choice| choice.revision));
+    }
+
+    /// A record that is not one more request, under `revision`.
+    pub fn record_at(
+        &self,
+        conn: &Conn,
+        choice: Option<&Choice>,
+        status: StatusCode,
+        verdict: &Verdict<'_>,
+        revision: u32,
+    ) {
         let stats = &conn.worker.stats;
-        stats.request(verdict.fate, &self.method, status);
         if let Some(reason) = verdict.reason {
             stats.dropped(reason);
         }
@@ -256,7 +336,7 @@ impl Seen {
             host: self.host(),
             status: status.as_u16(),
             latency: self.started.elapsed(),
-            revision: choice.map_or(0, |choice| choice.revision),
+            revision,
         });
     }
 }

@@ -10,9 +10,10 @@ use http_body::Body;
 use hyper::client::conn::TrySendError;
 use tokio::net::TcpStream;
 
-use super::body::{Gate, ReplyBody, RequestBody};
+use super::body::{Gate, ReplyBody, RequestBody, TooLarge};
 use super::h2::{self, H2Body};
-use crate::connection::{Choice, Conn};
+use super::open::OpenGuard;
+use crate::connection::Conn;
 use crate::stream::Joined;
 use crate::upstream::link::{Lent, Link};
 use crate::upstream::pool::{Http2, Key};
@@ -41,6 +42,12 @@ impl ForwardError {
         }
     }
 
+    /// Whether it is for a request body that goes on beyond its limit.
+    pub fn is_too_large(&self) -> bool {
+        let Self::Http1(error) = self else { return false };
+        std::error::Error::source(error).is_some_and(|cause| cause.is::<TooLarge>())
+    }
+
     /// The reason in records and metrics.
     pub fn reason(&self) -> DropReason {
         match self {
@@ -55,13 +62,13 @@ impl ForwardError {
 /// Nothing is retried but one thing: a pooled connection that turns out closed before a byte of the request
 /// was written is replaced by a new one, once.
 pub async fn forward(
-    conn: &Rc<Conn>,
-    choice: &Choice,
+    guard: &OpenGuard,
     head: Parts,
     mut body: RequestBody,
     expects_continue: bool,
 ) -> Result<Response<ReplyBody>, ForwardError> {
-    let version = head.version;
+    let (conn, version) = (guard.conn(), head.version);
+    body.limit(conn.worker.settings.limits.request_body_bytes);
     let mut gate = None;
     if expects_continue && version != Version::HTTP_2 {
         let shut = Arc::new(Gate::default());
@@ -77,9 +84,9 @@ pub async fn forward(
             }
         });
     }
-    let key = conn.upstream_key(&choice.judged);
+    let key = conn.upstream_key(&guard.choice().judged);
     let response = if version == Version::HTTP_2 {
-        forward_http2(conn, &key, request).await
+        forward_http2(guard, &key, request).await
     } else {
         forward_http1(conn, &key, request).await
     }?;
@@ -136,17 +143,19 @@ async fn exchange(
 }
 
 async fn forward_http2(
-    conn: &Rc<Conn>,
+    guard: &OpenGuard,
     key: &Key,
     request: Request<RequestBody>,
 ) -> Result<Response<ReplyBody>, ForwardError> {
+    let conn = guard.conn();
     let (mut sender, is_reused) = shared_http2(conn, key).await?;
     let (head, body) = request.into_parts();
     let is_end = body.is_end_stream();
     // Nothing was waited for since the connection was found to be open, so this is about the head alone.
     let (response, mut stream) = sender.send_request(Request::from_parts(head, ()), is_end)?;
     if !is_end {
-        tokio::task::spawn_local(async move { h2::send_body(body, &mut stream).await });
+        let (open, clock) = (Rc::clone(guard.open()), Arc::clone(&conn.worker.clock));
+        tokio::task::spawn_local(async move { h2::upload(body, &mut stream, &open, &clock).await });
     }
     let response = response.await?;
     conn.worker.stats.upstream_reused.add(is_reused.into());

@@ -10,7 +10,7 @@ use crate::harness::{Proxy, SOON, public_only};
 use crate::upstream::Upstream;
 
 /// An HTTP/2 server that echoes bodies and puts what it saw into headers.
-fn echo() -> std::net::SocketAddr {
+pub(crate) fn echo() -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     listener.set_nonblocking(true).expect("non-blocking");
@@ -47,11 +47,11 @@ async fn answer(request: Request<h2::RecvStream>, mut respond: h2::server::SendR
     stream.send_trailers(trailers).expect("sent");
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-async fn client(proxy: &Proxy) -> SendRequest<Bytes> {
+pub(crate) async fn client(proxy: &Proxy) -> SendRequest<Bytes> {
     let stream = proxy.connect().stream;
     stream.set_nonblocking(true).expect("non-blocking");
     let stream = tokio::net::TcpStream::from_std(stream).expect("a stream");
@@ -60,14 +60,14 @@ async fn client(proxy: &Proxy) -> SendRequest<Bytes> {
     client.ready().await.expect("ready")
 }
 
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    trailers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: HeaderMap,
 }
 
-async fn send(
+pub(crate) async fn send(
     client: &mut SendRequest<Bytes>,
     request: Request<()>,
     body: Option<Vec<u8>>,
@@ -91,7 +91,7 @@ async fn send(
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: all, trailers })
 }
 
-fn post(uri: &str) -> http::request::Builder {
+pub(crate) fn post(uri: &str) -> http::request::Builder {
     Request::post(uri).header("content-type", "application/grpc+proto").header("te", "trailers")
 }
 

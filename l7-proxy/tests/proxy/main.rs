@@ -7,6 +7,7 @@ mod harness;
 mod hostile;
 mod http1;
 mod http2;
+mod streams;
 mod tcp;
 mod upgrade;
 mod upstream;
