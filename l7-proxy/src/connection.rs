@@ -197,6 +197,7 @@ impl Conn {
         self.worker.with_config(|config| {
             if !Arc::ptr_eq(config, &memo.config) {
                 *memo = Memo::new(Arc::clone(config), &self.record, self.client, self.destination);
+                self.flow_source.set_record(memo.record);
             }
         });
     }

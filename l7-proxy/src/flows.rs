@@ -28,13 +28,19 @@ const TEXT_MAX: usize = 1024;
 pub struct FlowSource {
     source: String,
     destination: String,
-    record: ConnectionRecord,
+    /// As of the configuration in force: the pod behind an address may have got other labels.
+    record: Cell<ConnectionRecord>,
 }
 
 impl FlowSource {
     /// Of the connection from `client` to `destination`.
     pub fn new(client: SocketAddr, destination: SocketAddr, record: ConnectionRecord) -> Self {
-        Self { source: client.to_string(), destination: destination.to_string(), record }
+        Self { source: client.to_string(), destination: destination.to_string(), record: Cell::new(record) }
+    }
+
+    /// From now on records name who `record` names.
+    pub fn set_record(&self, record: ConnectionRecord) {
+        self.record.set(record);
     }
 }
 
@@ -161,7 +167,7 @@ impl FlowLog {
 
 /// The fields of [`wire::Flow`](crate::wire::Flow), by number; a test holds them against its decoder.
 fn encode(source: &FlowSource, fields: &FlowFields<'_>, out: &mut Vec<u8>) {
-    let record = &source.record;
+    let record = source.record.get();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (dst_identity, dst_endpoint) = fields.target.unwrap_or((record.dst_identity, record.dst_endpoint));
     put_number(out, 1, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
