@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use abi::{Counter, DropReason};
+use abi::{Counter, Direction, DropReason};
 
 use crate::error::MapError;
 use crate::map::Table;
@@ -12,8 +12,9 @@ use crate::object::{COUNTERS, DROPS};
 /// Sums over all CPUs, since the maps were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets dropped, by reason; a reason that never occurred is left out.
-    pub drops: BTreeMap<DropReason, u64>,
+    /// Packets dropped, by reason and by the direction, as seen from the pod, that was at fault; what never
+    /// occurred is left out.
+    pub drops: BTreeMap<(DropReason, Direction), u64>,
     /// Events that the rate limit or a full ring left out.
     pub events_left_out: u64,
     /// New connections that went their way in the kernel.
@@ -27,6 +28,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Packets dropped for this reason, in either direction.
+    pub fn drops_for(&self, reason: DropReason) -> u64 {
+        self.drops.iter().filter(|((dropped_for, _), _)| *dropped_for == reason).map(|(_, count)| count).sum()
+    }
+
     pub(crate) fn read(
         drops: &Table<u32, u64>,
         counts: &Table<u32, u64>,
@@ -39,9 +45,12 @@ impl Counters {
         })?;
         let mut by_reason = BTreeMap::new();
         for reason in DropReason::ALL {
-            let sum = sum(drops, *reason as u32, cpus).map_err(MapError::io(DROPS, "read a counter"))?;
-            if sum != 0 {
-                by_reason.insert(*reason, sum);
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let slot = abi::drop_slot(*reason, direction);
+                let sum = sum(drops, slot, cpus).map_err(MapError::io(DROPS, "read a counter"))?;
+                if sum != 0 {
+                    by_reason.insert((*reason, direction), sum);
+                }
             }
         }
         let count = |counter: Counter| {

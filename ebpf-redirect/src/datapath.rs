@@ -3,10 +3,13 @@
 //! One process at a time has it open (a lock on the folder of pins). Dropping it changes nothing in the
 //! kernel: programs, maps and links are pinned. Only [`Datapath::detach_all`] ends enforcement.
 
+mod adopt;
 mod attach;
 mod garbage;
+mod link;
 mod load;
 mod policy;
+mod slot;
 mod sync;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,10 +18,10 @@ use std::path::{Path, PathBuf};
 
 use abi::{
     BackendEntry, BackendKey, Config, ConnEntry, ConnKey, EndpointEntry, IpcacheEntry, IpcacheKey,
-    PolicyEntry, PolicyKey, ServiceEntry, ServiceKey,
+    PolicyEntry, PolicyKey, ServiceEntry, ServiceKey, VethEntry,
 };
 
-pub use attach::remove_pins;
+pub use adopt::remove_pins;
 pub use garbage::GcReport;
 pub use sync::Changes;
 
@@ -57,6 +60,10 @@ pub struct Datapath {
     attachment: Attachment,
     config: Table<u32, Config>,
     endpoints: Table<u32, EndpointEntry>,
+    /// Endpoint id -> veth.
+    veths: Table<u32, VethEntry>,
+    /// Cookie of a network namespace -> endpoint id.
+    netns: Table<u64, u32>,
     ipcache: Table<IpcacheKey, IpcacheEntry>,
     /// Endpoint id -> inner map (an id when read, a descriptor when written).
     policy: Table<u32, u32>,
@@ -98,6 +105,8 @@ impl Datapath {
         let mut datapath = Self {
             config: load::table(&pins, object::CONFIG)?,
             endpoints: load::table(&pins, object::ENDPOINTS)?,
+            veths: load::table(&pins, object::VETHS)?,
+            netns: load::table(&pins, object::NETNS)?,
             ipcache: load::table(&pins, object::IPCACHE)?,
             policy: load::table(&pins, object::POLICY)?,
             connections: load::table(&pins, object::CONNECTIONS)?,

@@ -8,10 +8,11 @@ pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!("../heddle.bpf.o")
 pub(crate) const FROM_POD: &str = "from_pod";
 pub(crate) const TO_POD: &str = "to_pod";
 pub(crate) const FROM_NETDEV: &str = "from_netdev";
+pub(crate) const FROM_NODE: &str = "from_node";
 pub(crate) const STEER_LOOKUP: &str = "steer_lookup";
 
 /// Programs for devices.
-pub(crate) const CLASSIFIERS: [&str; 3] = [FROM_POD, TO_POD, FROM_NETDEV];
+pub(crate) const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NETDEV, FROM_NODE];
 
 /// Programs for the cgroup, and where each of them goes.
 pub(crate) const CGROUP: [(&str, AttachType); 8] = [
@@ -27,6 +28,8 @@ pub(crate) const CGROUP: [(&str, AttachType); 8] = [
 
 pub(crate) const CONFIG: &str = "CONFIG";
 pub(crate) const ENDPOINTS: &str = "ENDPOINTS";
+pub(crate) const VETHS: &str = "VETHS";
+pub(crate) const NETNS: &str = "NETNS";
 pub(crate) const IPCACHE: &str = "IPCACHE";
 pub(crate) const POLICY: &str = "POLICY";
 pub(crate) const CONNECTIONS: &str = "CONNECTIONS";
@@ -39,9 +42,11 @@ pub(crate) const EVENTS: &str = "EVENTS";
 
 /// Every map that is pinned, so that a new program finds what an older one knew. The programs have others
 /// for what one packet or one CPU needs for a moment.
-pub(crate) const MAPS: [&str; 14] = [
+pub(crate) const MAPS: [&str; 16] = [
     CONFIG,
     ENDPOINTS,
+    VETHS,
+    NETNS,
     IPCACHE,
     POLICY,
     CONNECTIONS,

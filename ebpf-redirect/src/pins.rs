@@ -4,7 +4,7 @@
 //! v<ABI>/            root:proxy 0750
 //!   maps/            root:proxy 0750   LISTENERS 0660, CONNECTIONS 0640, all others root 0600
 //!   programs/        root       0700
-//!   links/           root       0700   pod_<ifindex>_in, pod_<ifindex>_out, dev_<ifindex>_in, netns, cgroup_<program>
+//!   links/           root       0700   pod_<ifindex>_in, pod_<ifindex>_out, dev_<ifindex>_in, lo_1_in, netns, cgroup_<program>
 //! ```
 //! The kernel checks these permissions when a pin is opened, and that is all the proxy's access rests on.
 

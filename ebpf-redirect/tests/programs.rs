@@ -20,5 +20,7 @@ mod netdev;
 mod packet;
 #[path = "programs/parse.rs"]
 mod parse;
+#[path = "programs/peer.rs"]
+mod peer;
 #[path = "programs/policy.rs"]
 mod policy;

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use abi::DropReason;
+use abi::{Direction, DropReason};
 use bytes::Bytes;
 use ebpf_redirect::Counters;
 use http_body_util::{BodyExt, Limited};
@@ -50,6 +50,7 @@ pub struct Gauges {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabels {
     reason: &'static str,
+    direction: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,8 +94,10 @@ impl Metrics {
 fn kernel_metrics(registry: &mut Registry, kernel: &Counters) {
     let drops = Family::<DropLabels, Counter>::default();
     for reason in DropReason::ALL {
-        let count = kernel.drops.get(reason).copied().unwrap_or(0);
-        drops.get_or_create(&DropLabels { reason: reason.name() }).inc_by(count);
+        for (direction, name) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
+            let count = kernel.drops.get(&(*reason, direction)).copied().unwrap_or(0);
+            drops.get_or_create(&DropLabels { reason: reason.name(), direction: name }).inc_by(count);
+        }
     }
     registry.register("drops", "Packets dropped by the kernel programs", drops);
     let opened = Family::<PathLabels, Counter>::default();

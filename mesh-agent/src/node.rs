@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub masquerade: bool,
     /// Destinations that see a pod's own address: the pod ranges of all nodes (this one's are always so).
     pub not_masqueraded: Vec<IpNet>,
+    /// Whether policy decides what the node's own processes send to its pods.
+    pub police_node: bool,
 }
 
 /// What went wrong, and with what.
@@ -89,8 +91,9 @@ impl Plumbing {
     pub async fn set_up(&self, config: &NodeConfig) -> Result<(), NodeError> {
         self.up(LOOPBACK).await?;
         // The protection comes before forwarding: there is no moment in which undecided packets pass.
-        rules::sync(&self.handle, &rules::wanted(&config.pod_cidrs)).await?;
-        rules::add_local_routes(&self.handle).await?;
+        rules::sync(&self.handle, &rules::wanted(&config.pod_cidrs, config.police_node)).await?;
+        let sources = if config.police_node { self.own_sources().await? } else { Vec::new() };
+        rules::add_local_routes(&self.handle, &sources).await?;
         if config.masquerade {
             masquerade::install(config).await?;
         } else {

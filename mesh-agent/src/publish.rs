@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use crate::flows::view::View;
 use crate::sources;
 use kernel::{KernelGone, KernelHandle};
-use maps::{KernelState, ServiceNumbers};
+use maps::{KernelState, Link, ServiceNumbers};
 use mark::{Mark, MarkFile};
 use message::ProxyState;
 use proxy::{Acknowledged, ProxyHub};
@@ -50,9 +50,9 @@ pub struct Published {
     pub proxy_problem: Option<String>,
 }
 
-/// Interface indexes by endpoint id, of every pod that is attached; asked before each publication.
+/// Links by endpoint id, of every pod that is attached; asked before each publication.
 pub trait Veths: Send + Sync + 'static {
-    fn veths(&self) -> BTreeMap<u32, u32>;
+    fn veths(&self) -> BTreeMap<u32, Link>;
 }
 
 /// The compiler: one that remembers what it has compiled before.

@@ -38,6 +38,9 @@ pub const PORT_INGRESS: (u16, u16) = (62_500, 65_534);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndpointEntry {
+    /// `bpf_get_netns_cookie` of its network namespace: its sockets' calls are translated. 0: not known, and
+    /// they are not.
+    pub netns_cookie: u64,
     /// Node-local endpoint id, 1 or more; key of map `POLICY`.
     pub id: u32,
     /// Security identity of what it sends from its IPv4 address. The two differ where a NetworkPolicy's
@@ -49,4 +52,20 @@ pub struct EndpointEntry {
     pub ipv4: Addr,
     /// Its IPv6 address, or all zero.
     pub ipv6: Addr,
+    /// Hardware address of the pod's end of the veth; all zero: not known, and packets go to it through the
+    /// node's stack.
+    pub mac: [u8; 6],
+    pub _pad: [u8; 6],
+}
+
+/// Value of map `VETHS` (key: endpoint id, u32): the way to a pod of this node. The loader derives it from
+/// [`EndpointEntry`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VethEntry {
+    /// Index of the host's end.
+    pub ifindex: u32,
+    /// Hardware address of the pod's end.
+    pub mac: [u8; 6],
+    pub _pad: [u8; 2],
 }

@@ -18,7 +18,7 @@ mod service;
 mod user;
 
 pub use addr::{Addr, IpcacheEntry, IpcacheKey, ipcache_flags};
-pub use config::{Config, EndpointEntry, PORT_EGRESS, PORT_INGRESS, PORT_RESERVED, config_flags};
+pub use config::{Config, EndpointEntry, PORT_EGRESS, PORT_INGRESS, PORT_RESERVED, VethEntry, config_flags};
 pub use conn::{ConnEntry, ConnKey, FragmentEntry, FragmentKey, conn_flags, conn_timeout_ns};
 pub use event::{Counter, Event, EventKind};
 pub use identity::*;
@@ -33,7 +33,7 @@ pub use service::{
 
 /// Version of every layout in this crate. Pins live under a folder of this name, so that an agent with
 /// another layout never reads maps it does not understand.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Most endpoints (pods) that one node carries.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -55,5 +55,10 @@ pub const MAX_PEERS: u32 = 65_536;
 pub const MAX_AFFINITY: u32 = 16_384;
 /// Size of the event ring in bytes.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
-/// Slots of the per-CPU drop counter: one per [`DropReason`] number.
-pub const MAX_REASONS: u32 = 256;
+/// Slots of the per-CPU drop counter: [`drop_slot`] of each [`DropReason`] number and [`Direction`].
+pub const MAX_DROP_SLOTS: u32 = 512;
+
+/// Index into map `DROPS`.
+pub const fn drop_slot(reason: DropReason, direction: Direction) -> u32 {
+    reason as u32 | (direction as u32) << 8
+}

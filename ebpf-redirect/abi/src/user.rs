@@ -13,6 +13,7 @@ pod!(
     IpcacheKey,
     Config,
     EndpointEntry,
+    VethEntry,
     ConnEntry,
     ConnKey,
     Event,

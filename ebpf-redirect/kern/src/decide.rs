@@ -69,7 +69,7 @@ impl PolicyLookup for Policy<'_> {
 
 /// Asks the policy of local endpoint `endpoint` about `identity`, the peer's.
 #[inline(always)]
-fn ask(endpoint: u32, identity: u32, direction: Direction, proto: u8, port: u16) -> Decision {
+pub fn ask(endpoint: u32, identity: u32, direction: Direction, proto: u8, port: u16) -> Decision {
     match unsafe { POLICY.get(&endpoint) } {
         Some(entries) => abi::decide(&Policy { entries }, identity, direction, proto, port),
         None => Decision { verdict: Verdict::Drop(DropReason::NoPolicy), rule: 0 },
@@ -117,12 +117,12 @@ fn ask_both(mut flow: Current, reply: bool) {
     let proto = flow.key.proto;
     flow.verdict = Verdict::Allow;
     flow.rule = 0;
-    flow.direction = Direction::Ingress as u8;
+    flow.direction = Direction::Ingress;
     if src.endpoint != 0 {
         let egress = ask(src.endpoint, dst.identity, Direction::Egress, proto, port);
         flow.verdict = egress.verdict;
         flow.rule = egress.rule;
-        flow.direction = Direction::Egress as u8;
+        flow.direction = Direction::Egress;
     }
     if dst.endpoint != 0 && weight(&flow.verdict) < 3 {
         let ingress = ask(dst.endpoint, src.identity, Direction::Ingress, proto, port);
@@ -132,7 +132,7 @@ fn ask_both(mut flow: Current, reply: bool) {
         {
             flow.verdict = ingress.verdict;
             flow.rule = ingress.rule;
-            flow.direction = Direction::Ingress as u8;
+            flow.direction = Direction::Ingress;
         }
     }
     // Only TCP has a listener; an entry that says otherwise must not become a way around it.
@@ -147,7 +147,7 @@ fn ask_both(mut flow: Current, reply: bool) {
 #[inline(always)]
 fn decide_vip(mut flow: Current) {
     flow.rule = 0;
-    flow.direction = Direction::Egress as u8;
+    flow.direction = Direction::Egress;
     flow.verdict = Verdict::Drop(DropReason::NoService);
     if flow.key.proto != proto::TCP {
         return;

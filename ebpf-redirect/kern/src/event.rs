@@ -1,7 +1,7 @@
 //! Counters and events. Every drop is counted; events have a budget per second and CPU, and those left
 //! out are counted too.
 
-use abi::{Counter, DropReason, Event, EventKind};
+use abi::{Counter, Direction, DropReason, Event, EventKind};
 use aya_ebpf::helpers::generated as helpers;
 
 use crate::{
@@ -31,15 +31,15 @@ pub fn count(counter: Counter) {
 /// Counts and reports a drop, and gives the program's return code.
 #[inline(always)]
 pub fn dropped(flow: Current, reason: DropReason) -> i32 {
-    count_drop(reason);
+    count_drop(reason, flow.direction);
     emit(flow, flow.drop_kind, reason as u8);
     skb::SHOT
 }
 
 /// Counts a drop that has no event.
 #[inline(always)]
-pub fn count_drop(reason: DropReason) {
-    if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
+pub fn count_drop(reason: DropReason, direction: Direction) {
+    if let Some(count) = DROPS.get_ptr_mut(abi::drop_slot(reason, direction)) {
         unsafe { *count += 1 }
     }
 }
@@ -68,7 +68,7 @@ fn report(mut flow: Current, kind: u8, reason: u8) {
     if !take_token(flow.now_ns, limit) {
         return count(Counter::EventsLeftOut);
     }
-    flow.event.time_ns = flow.now_ns;
+    flow.event.time_ns = unsafe { helpers::bpf_ktime_get_ns() };
     flow.event.src = flow.key.src;
     flow.event.dst = flow.key.dst;
     flow.event.src_identity = flow.src.identity;
@@ -79,7 +79,7 @@ fn report(mut flow: Current, kind: u8, reason: u8) {
     flow.event.revision = revision;
     flow.event.kind = kind;
     flow.event.reason = reason;
-    flow.event.direction = flow.direction;
+    flow.event.direction = flow.direction as u8;
     flow.event.proto = flow.key.proto;
     flow.event.tcp_flags = flow.tcp_flags;
     flow.event._pad = [0; 3];
@@ -118,8 +118,9 @@ pub fn take_token(now_ns: u64, limit: u32) -> bool {
     let Some(bucket) = BUCKETS.get_ptr_mut(0) else { return false };
     let bucket = unsafe { &mut *bucket };
     let full = limit as u64 * SECOND_NS;
-    let idle_ns = now_ns - bucket.filled_ns;
-    bucket.filled_ns = now_ns;
+    // The tc programs read a coarser clock than the socket hooks.
+    let idle_ns = now_ns.saturating_sub(bucket.filled_ns);
+    bucket.filled_ns += idle_ns;
     // After a second the bucket is full in any case; below it nothing overflows.
     bucket.level =
         if idle_ns >= SECOND_NS { full } else { (bucket.level + idle_ns * limit as u64).min(full) };

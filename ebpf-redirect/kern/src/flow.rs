@@ -9,8 +9,8 @@
 use core::ops::{Deref, DerefMut};
 
 use abi::{
-    Addr, Config, ConnEntry, ConnKey, DropReason, EndpointEntry, Event, EventKind, FragmentKey, IpcacheEntry, IpcacheKey,
-    PolicyKey, ServiceKey, Verdict, proto,
+    Addr, Config, ConnEntry, ConnKey, Direction, DropReason, EndpointEntry, Event, EventKind, FragmentKey,
+    IpcacheEntry, IpcacheKey, PolicyKey, ServiceKey, Verdict, proto,
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::generated as helpers};
 
@@ -46,6 +46,7 @@ pub enum Part {
 pub enum Hook {
     FromPod,
     FromNetdev,
+    FromNode,
     ToPod,
 }
 
@@ -75,14 +76,17 @@ pub struct Flow {
     pub option: u32,
     /// Rule that decided.
     pub rule: u32,
+    /// See [`Current::begin`].
     pub now_ns: u64,
     pub verdict: Verdict,
     /// Why a function of its own failed.
     pub reason: DropReason,
     /// Direction of the policy that decided.
-    pub direction: u8,
+    pub direction: Direction,
     /// Decided by a kept VIP.
     pub vip: bool,
+    /// May go to its destination as it is.
+    pub direct: bool,
     pub kind: Kind,
     pub part: Part,
     pub hook: Hook,
@@ -126,17 +130,16 @@ impl Current {
     #[inline(always)]
     pub fn begin(skb: *mut __sk_buff, hook: Hook) -> Option<Self> {
         let mut flow = Self::fetch()?;
-        flow.now_ns = unsafe { helpers::bpf_ktime_get_ns() };
+        // Of the last tick (1 to 10 ms ago): lifetimes and budgets are seconds, and reading the clock is not free.
+        flow.now_ns = unsafe { helpers::bpf_ktime_get_coarse_ns() };
         flow.key = ConnKey::default();
         flow.src = IpcacheEntry::default();
         flow.dst = IpcacheEntry::default();
         flow.rule = 0;
-        flow.direction = if hook as u8 == Hook::FromPod as u8 {
-            abi::Direction::Egress as u8
-        } else {
-            abi::Direction::Ingress as u8
-        };
+        flow.direction =
+            if hook as u8 == Hook::FromPod as u8 { Direction::Egress } else { Direction::Ingress };
         flow.vip = false;
+        flow.direct = false;
         flow.part = Part::Whole;
         flow.hook = hook;
         flow.tcp_flags = 0;

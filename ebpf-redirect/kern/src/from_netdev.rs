@@ -1,7 +1,7 @@
 //! tcx ingress at each of the node's devices: packets from elsewhere to pods of this node. The node's own
 //! traffic passes untouched; whatever passes without a mark meets the gate before a pod.
 
-use abi::{DropReason, ipcache_flags};
+use abi::{DropReason, ipcache_flags, mark};
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 
 use crate::{
@@ -15,7 +15,13 @@ pub fn from_netdev(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some(flow) = Current::begin(skb, Hook::FromNetdev) else { return skb::NEXT };
     match admit(skb, flow) {
-        Ok(()) => skb::NEXT,
+        Ok(()) => {
+            // Through the stack: connection tracking must see both directions of what may be masqueraded.
+            if flow.direct {
+                skb::set_mark(skb, mark::DIRECT);
+            }
+            skb::NEXT
+        }
         Err(reason) => event::dropped(flow, reason),
     }
 }

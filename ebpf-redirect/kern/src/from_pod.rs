@@ -4,11 +4,9 @@ use abi::{Addr, Config, DropReason, EndpointEntry, ipcache_flags, proto};
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 
 use crate::{
-    decide, event,
+    decide, endpoint, event,
     flow::{self, Current, Hook, Kind},
-    icmp,
-    maps::ENDPOINTS,
-    parse, path, skb,
+    icmp, parse, path, skb,
 };
 
 #[classifier]
@@ -16,21 +14,15 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some(flow) = Current::begin(skb, Hook::FromPod) else { return skb::SHOT };
     match admit(skb, flow) {
+        Ok(()) if flow.direct => endpoint::deliver(skb, flow),
         Ok(()) => skb::NEXT,
         Err(reason) => event::dropped(flow, reason),
     }
 }
 
 #[inline(always)]
-fn admit(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
-    let config = flow::config()?;
-    let Some(endpoint) = ENDPOINTS.get_ptr(skb::ifindex(skb)) else {
-        return Err(DropReason::UnknownEndpoint);
-    };
-    let endpoint = unsafe { &*endpoint };
-    flow.src.endpoint = endpoint.id;
-    parse::network(skb, flow)?;
-    flow.src.identity = flow.identity_of(endpoint);
+fn admit(skb: *mut __sk_buff, flow: Current) -> Result<(), DropReason> {
+    let (config, endpoint) = endpoint::at_veth(skb, flow, Hook::FromPod)?;
     if flow.kind == Kind::Arp {
         return arp(skb, endpoint);
     }

@@ -20,17 +20,21 @@ const UNROUTED: u8 = 255;
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
-pub fn decide(skb: *mut __sk_buff, flow: Current) -> Result<(), DropReason> {
+pub fn decide(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
     if is_error(flow)
         && let Some(bits) = related(skb)
     {
-        skb::set_mark(skb, bits);
+        if bits == mark::DIRECT {
+            flow.direct = true;
+        } else {
+            skb::set_mark(skb, bits);
+        }
         return Ok(());
     }
     decide::decide(flow, Opener::Sender);
     match flow.verdict {
         Verdict::Allow => {
-            skb::set_mark(skb, mark::DIRECT);
+            flow.direct = true;
             Ok(())
         }
         Verdict::Drop(reason) => Err(reason),

@@ -5,7 +5,7 @@
 use abi::{
     Addr, AffinityEntry, AffinityKey, BackendEntry, BackendKey, Config, ConnEntry, ConnKey, Counter,
     EndpointEntry, Event, FragmentEntry, FragmentKey, IpcacheEntry, ListenerSlot, PeerEntry, PeerKey,
-    PolicyEntry, ServiceEntry, ServiceKey,
+    PolicyEntry, ServiceEntry, ServiceKey, VethEntry,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -36,6 +36,14 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 /// Index of the host's end of a veth -> the endpoint behind it.
 #[btf_map]
 pub static ENDPOINTS: HashMap<u32, EndpointEntry, { abi::MAX_ENDPOINTS as usize }, LAZY> = HashMap::new();
+
+/// Endpoint id -> the way into the pod.
+#[btf_map]
+pub static VETHS: HashMap<u32, VethEntry, { abi::MAX_ENDPOINTS as usize }, LAZY> = HashMap::new();
+
+/// Cookie of a pod's network namespace -> endpoint id.
+#[btf_map]
+pub static NETNS: HashMap<u64, u32, { abi::MAX_ENDPOINTS as usize }, LAZY> = HashMap::new();
 
 /// Prefix -> identity.
 #[btf_map]
@@ -75,9 +83,9 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, { abi::MAX_AFFINITY 
 #[btf_map]
 pub static LISTENERS: SockMap<{ ListenerSlot::COUNT as usize }> = SockMap::new();
 
-/// Drops by [`abi::DropReason`].
+/// Drops by [`abi::drop_slot`].
 #[btf_map]
-pub static DROPS: PerCpuArray<u64, { abi::MAX_REASONS as usize }> = PerCpuArray::new();
+pub static DROPS: PerCpuArray<u64, { abi::MAX_DROP_SLOTS as usize }> = PerCpuArray::new();
 
 /// Counts by [`Counter`].
 #[btf_map]

@@ -3,8 +3,8 @@
 //! [`network`] reads the IP header and stops before layer 4, so that a device that also carries the
 //! node's own traffic can look at the addresses first; [`transport`] reads the rest.
 
-mod ipv4;
-mod ipv6;
+pub mod ipv4;
+pub mod ipv6;
 
 use abi::{Addr, DropReason, FragmentEntry, proto};
 use aya_ebpf::bindings::__sk_buff;
@@ -16,7 +16,7 @@ use crate::{
 };
 
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
-const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+pub const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 const ETH_P_ARP: u32 = 0x0806_u16.to_be() as u32;
 
 /// Results of reading one option or extension header.

@@ -2,7 +2,7 @@
 //! connection map first, then policy, then the proxy or the direct way.
 
 use abi::{
-    Config, ConnEntry, DropReason, EventKind, PORT_RESERVED, Verdict, conn_flags, ipcache_flags, mark, proto,
+    Config, ConnEntry, DropReason, EventKind, PORT_RESERVED, Verdict, conn_flags, ipcache_flags, proto,
 };
 use aya_ebpf::bindings::__sk_buff;
 
@@ -11,7 +11,8 @@ use crate::{
     decide::{self, Opener},
     event,
     flow::{Current, Hook, Part, tcp},
-    icmp, skb,
+    icmp,
+    revalidate::{Renewed, revalidate},
     steer::{self, Found},
 };
 
@@ -19,7 +20,8 @@ use crate::{
 const PROGRESS: u32 =
     conn_flags::REPLIED | conn_flags::FIN_FORWARD | conn_flags::FIN_REVERSE | conn_flags::RST;
 
-/// Decides the packet in hand, marks it and, if it is the proxy's, gives it to a socket.
+/// Decides the packet in hand. If it is the proxy's it is marked and has its socket; if it may go on as it
+/// is, [`direct`](crate::flow::Flow::direct) says so.
 ///
 /// # Errors
 /// The reason to drop it.
@@ -36,14 +38,20 @@ pub fn decide(skb: *mut __sk_buff, mut flow: Current, config: &Config) -> Result
         && !flow.is_echo_reply()
         && let Some(entry) = conn::find(&flow.key, flow.now_ns)
     {
-        return known(skb, flow, entry, config, Opener::Sender);
+        let handled = known(skb, flow, entry, config, Opener::Sender)?;
+        if handled {
+            return Ok(());
+        }
     }
     flow.reverse();
     if !syn
         && !flow.is_echo()
         && let Some(entry) = conn::find(&flow.other, flow.now_ns)
     {
-        return known(skb, flow, entry, config, Opener::Receiver);
+        let handled = known(skb, flow, entry, config, Opener::Receiver)?;
+        if handled {
+            return Ok(());
+        }
     }
     if flow.key.proto == proto::TCP && !syn && flow.part == Part::Whole {
         if is_reserved(flow.key.dport) {
@@ -51,7 +59,7 @@ pub fn decide(skb: *mut __sk_buff, mut flow: Current, config: &Config) -> Result
             return steer::to_listener(skb, flow, steer::slot_of_reply(flow));
         }
         if flow.dst.flags & ipcache_flags::LOCAL_NODE != 0 && steer::is_upstream_of_node(skb) {
-            skb::set_mark(skb, mark::DIRECT);
+            flow.direct = true;
             return Ok(());
         }
     }
@@ -78,50 +86,53 @@ fn reply_to_proxy(skb: *mut __sk_buff, flow: Current) -> Result<bool, DropReason
     Ok(found != Found::Nothing as u32)
 }
 
-/// A packet of a connection in the map.
+/// A packet of a connection in the map. `false`: it is none of that connection after all.
 #[inline(always)]
 fn known(
     skb: *mut __sk_buff,
-    flow: Current,
+    mut flow: Current,
     entry: &mut ConnEntry,
     config: &Config,
     opener: Opener,
-) -> Result<(), DropReason> {
-    if entry.revision != config.revision && revalidate(flow, entry, config.revision, opener)? {
-        return to_listener_as_stray(skb, flow);
+) -> Result<bool, DropReason> {
+    let redirected = entry.flags & conn_flags::REDIRECTED != 0;
+    if entry.revision != config.revision {
+        match revalidate(flow, entry, config.revision, opener)? {
+            Renewed::Same => {}
+            // What the proxy has for this tuple is not this sender's.
+            Renewed::Stranger if !redirected => return Ok(false),
+            Renewed::Strict | Renewed::Stranger => return to_listener_as_stray(skb, flow).map(|()| true),
+        }
     }
-    if entry.flags & conn_flags::REDIRECTED == 0 {
+    if !redirected {
         conn::refresh(flow, entry, opener);
-        skb::set_mark(skb, mark::DIRECT);
-        return Ok(());
+        flow.direct = true;
+        return Ok(true);
     }
     if flow.part != Part::Whole {
         return Err(DropReason::FragmentRedirect);
     }
     if opener as u8 == Opener::Receiver as u8 {
         // The other end never meets the proxy on this tuple: what it sends is left over from before.
-        return to_listener_as_stray(skb, flow);
+        return to_listener_as_stray(skb, flow).map(|()| true);
     }
-    match steer::to_socket(skb) {
+    let seen = match steer::to_socket(skb) {
         found if found == Found::Nothing as u32 => {
-            steer::to_listener(skb, flow, steer::slot(entry.flags & conn_flags::INGRESS != 0, flow.kind))
+            let slot = steer::slot(entry.flags & conn_flags::INGRESS != 0, flow.kind);
+            return steer::to_listener(skb, flow, slot).map(|()| true);
         }
-        found if found == Found::Open as u32 => {
-            redirected(flow, entry, 0);
-            Ok(())
-        }
-        found if found == Found::Closing as u32 => {
-            redirected(flow, entry, conn_flags::FIN_REVERSE);
-            Ok(())
-        }
-        _ => Err(DropReason::SocketAssign),
-    }
+        found if found == Found::Open as u32 => 0,
+        found if found == Found::Closing as u32 => conn_flags::FIN_REVERSE,
+        _ => return Err(DropReason::SocketAssign),
+    };
+    refresh_redirected(flow, entry, seen);
+    Ok(true)
 }
 
 /// Refreshes a connection that the proxy answers: its replies leave by a socket, not through here, so
 /// what the other side has done is read off the socket's state.
 #[inline(always)]
-fn redirected(flow: Current, entry: &mut ConnEntry, seen: u32) {
+fn refresh_redirected(flow: Current, entry: &mut ConnEntry, seen: u32) {
     let mut flags = entry.flags | conn_flags::REPLIED | seen;
     if flow.tcp_flags & tcp::FIN != 0 {
         flags |= conn_flags::FIN_FORWARD;
@@ -140,52 +151,9 @@ fn to_listener_as_stray(skb: *mut __sk_buff, flow: Current) -> Result<(), DropRe
     steer::to_listener(skb, flow, steer::slot_of_client(flow))
 }
 
-/// Decides a live connection anew under `revision`. `true`: it must not go on as it did, and its packet
-/// shall get a RST from the listener.
-///
-/// # Errors
-/// The reason why it ends.
-#[inline(always)]
-pub fn revalidate(
-    mut flow: Current,
-    entry: &mut ConnEntry,
-    revision: u32,
-    opener: Opener,
-) -> Result<bool, DropReason> {
-    if entry.flags & conn_flags::VIP != 0 {
-        // The proxy decides for each backend that it chooses.
-        entry.revision = revision;
-        return Ok(false);
-    }
-    decide::decide(flow, opener);
-    let key = if opener as u8 == Opener::Sender as u8 { &flow.key } else { &flow.other };
-    match flow.verdict {
-        Verdict::Drop(reason) => {
-            conn::close(key);
-            flow.drop_kind = EventKind::Revoked;
-            return Err(reason);
-        }
-        Verdict::Redirect { lenient: false } if entry.flags & conn_flags::REDIRECTED == 0 => {
-            conn::close(key);
-            flow.drop_kind = EventKind::Revoked;
-            if entry.flags & conn_flags::FROM_NODE != 0 || flow.hook as u8 == Hook::ToPod as u8 {
-                return Err(DropReason::StrictRedirect);
-            }
-            event::emit(flow, EventKind::Revoked, DropReason::StrictRedirect as u8);
-            return Ok(true);
-        }
-        // A redirected connection stays with the proxy though its rule is gone; a direct one may stay
-        // direct under a lenient redirect.
-        Verdict::Redirect { .. } | Verdict::Allow => {}
-    }
-    entry.rule = flow.rule;
-    entry.revision = revision;
-    Ok(false)
-}
-
 /// A packet of no live connection: a new one, or one that a lost map has forgotten.
 #[inline(always)]
-fn unknown(skb: *mut __sk_buff, flow: Current, config: &Config, syn: bool) -> Result<(), DropReason> {
+fn unknown(skb: *mut __sk_buff, mut flow: Current, config: &Config, syn: bool) -> Result<(), DropReason> {
     decide::decide(flow, Opener::Sender);
     match flow.verdict {
         Verdict::Drop(reason) => Err(reason),
@@ -194,7 +162,7 @@ fn unknown(skb: *mut __sk_buff, flow: Current, config: &Config, syn: bool) -> Re
                 return Err(DropReason::PortCollision);
             }
             open_direct(flow, config.revision, 0)?;
-            skb::set_mark(skb, mark::DIRECT);
+            flow.direct = true;
             Ok(())
         }
         Verdict::Redirect { .. } => {

@@ -4,15 +4,15 @@
 //! address) never leaves its network namespace: no policy sees it.
 
 use abi::{
-    Addr, AffinityEntry, AffinityKey, BackendEntry, BackendKey, Counter, DropReason, Event, EventKind,
-    PeerEntry, PeerKey, ServiceEntry, ServiceKey, proto, service_flags,
+    Addr, AffinityEntry, AffinityKey, BackendEntry, BackendKey, Config, Counter, Direction, DropReason,
+    Event, EventKind, PeerEntry, PeerKey, ServiceEntry, ServiceKey, proto, service_flags,
 };
 use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated as helpers};
 use core::ptr;
 
 use crate::{
     event, flow,
-    maps::{AFFINITY, BACKENDS, PEERS, SERVICES},
+    maps::{AFFINITY, BACKENDS, NETNS, PEERS, SERVICES},
 };
 
 /// The hook lets the call go on.
@@ -106,14 +106,18 @@ pub fn translate(ctx: *mut bpf_sock_addr, asked: SocketAddr, call: Call) -> Tran
     let service = unsafe { *service };
     let Ok(config) = flow::config() else { return Translation::Keep };
     let netns = unsafe { helpers::bpf_get_netns_cookie(ctx.cast()) };
-    if service.flags & service_flags::KEEP_VIP != 0
-        && proto == proto::TCP
-        && netns != config.node_netns_cookie
-    {
+    let from_node = netns == config.node_netns_cookie;
+    // The hooks see every process of the machine: those of the node and of its pods are ours.
+    let endpoint = match NETNS.get_ptr(&netns) {
+        _ if from_node => 0,
+        Some(id) => unsafe { *id },
+        None => return Translation::Keep,
+    };
+    if service.flags & service_flags::KEEP_VIP != 0 && proto == proto::TCP && !from_node {
         return Translation::Keep;
     }
     let Some(backend) = choose(ctx, &service, netns, call) else {
-        refused(&key, config.events_per_second, config.revision);
+        refused(&key, endpoint, config);
         return Translation::Refuse;
     };
     let cookie = unsafe { helpers::bpf_get_socket_cookie(ctx.cast()) };
@@ -238,15 +242,15 @@ fn hold(service: &ServiceEntry, netns: u64, slot: u32, backend: &BackendEntry) {
     let _ = AFFINITY.insert(&key, &entry, 0);
 }
 
-/// Reports a service without backends and sets the error that the application sees. Which pod asked
-/// is not known here: the event has no source.
+/// Reports a service without backends and sets the error that the application sees. The event has no source
+/// address: the socket may have none yet.
 #[inline(always)]
-fn refused(key: &ServiceKey, limit: u32, revision: u32) {
-    event::count_drop(DropReason::NoBackend);
+fn refused(key: &ServiceKey, endpoint: u32, config: &Config) {
+    event::count_drop(DropReason::NoBackend, Direction::Egress);
     // bpf_set_retval: Linux 5.18.
     unsafe { helpers::bpf_set_retval(-ECONNREFUSED) };
     let time_ns = unsafe { helpers::bpf_ktime_get_ns() };
-    if !event::take_token(time_ns, limit) {
+    if !event::take_token(time_ns, config.events_per_second) {
         return event::count(Counter::EventsLeftOut);
     }
     let event = Event {
@@ -254,10 +258,11 @@ fn refused(key: &ServiceKey, limit: u32, revision: u32) {
         dst: key.addr,
         dport: key.port,
         proto: key.proto,
-        revision,
+        src_endpoint: endpoint,
+        revision: config.revision,
         kind: EventKind::Drop as u8,
         reason: DropReason::NoBackend as u8,
-        direction: abi::Direction::Egress as u8,
+        direction: Direction::Egress as u8,
         ..Event::default()
     };
     event::send(&event);

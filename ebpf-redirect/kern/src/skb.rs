@@ -49,6 +49,18 @@ pub fn set_mark(skb: *mut __sk_buff, bits: u32) {
     }
 }
 
+/// Whether the frame was sent to this device's own hardware address (`PACKET_HOST`).
+#[inline(always)]
+pub fn is_for_host(skb: *mut __sk_buff) -> bool {
+    unsafe { ptr::read_volatile(&raw const (*skb).pkt_type) == 0 }
+}
+
+/// Length of the frame in bytes; of a segmented one, of all its segments together.
+#[inline(always)]
+pub fn length(skb: *mut __sk_buff) -> u32 {
+    unsafe { ptr::read_volatile(&raw const (*skb).len) }
+}
+
 /// Copies a `T` from `offset` of the frame, also out of paged data.
 #[inline(always)]
 pub fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> {
@@ -59,4 +71,12 @@ pub fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> 
         return Err(DropReason::InvalidPacket);
     }
     Ok(unsafe { value.assume_init() })
+}
+
+/// Writes a `T` at `offset` of the frame; `flags` are those of `bpf_skb_store_bytes`.
+#[inline(always)]
+pub fn store<T>(skb: *mut __sk_buff, offset: u32, value: &T, flags: u64) -> Result<(), DropReason> {
+    let (from, size) = (ptr::from_ref(value).cast(), size_of::<T>() as u32);
+    let failed = unsafe { helpers::bpf_skb_store_bytes(skb.cast(), offset, from, size, flags) };
+    if failed != 0 { Err(DropReason::InvalidPacket) } else { Ok(()) }
 }

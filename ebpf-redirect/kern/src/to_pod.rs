@@ -8,11 +8,13 @@ use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use crate::{
     conn,
     decide::{self, Opener},
-    event,
+    endpoint, event,
     flow::{self, Current, Hook, Kind, tcp},
     icmp,
-    maps::ENDPOINTS,
-    parse, path, skb,
+    parse::{self, ipv4, ipv6},
+    path,
+    revalidate::{Renewed, revalidate},
+    skb,
 };
 
 #[classifier]
@@ -20,6 +22,9 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let mark = skb::mark_of(skb);
     if (mark == mark::DIRECT || mark == mark::UPSTREAM) && flow::config().is_ok() {
+        if mark == mark::UPSTREAM && is_reset(skb) {
+            note_reset(skb);
+        }
         return skb::NEXT;
     }
     let Some(flow) = Current::begin(skb, Hook::ToPod) else { return skb::SHOT };
@@ -29,16 +34,33 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     }
 }
 
+/// Whether a packet of the proxy is a RST. Its stack writes no IP options and no extension headers.
+#[inline(always)]
+fn is_reset(skb: *mut __sk_buff) -> bool {
+    const FLAGS: u32 = 13;
+    let header =
+        if skb::protocol(skb) == parse::ETH_P_IPV6 { ipv6::HEADER_BYTES } else { ipv4::HEADER_BYTES };
+    matches!(skb::load::<u8>(skb, skb::ETHERNET_BYTES + header + FLAGS), Ok(flags) if flags & tcp::RST != 0)
+}
+
+/// The proxy resets a connection: its entry has no more to wait for than a forged RST would leave it.
+#[inline(always)]
+fn note_reset(skb: *mut __sk_buff) {
+    let Some(mut flow) = Current::begin(skb, Hook::ToPod) else { return };
+    if parse::network(skb, flow).is_err() || parse::transport(skb, flow).is_err() {
+        return;
+    }
+    flow.reverse();
+    if let Some(entry) = conn::find(&flow.other, flow.now_ns)
+        && entry.flags & conn_flags::REDIRECTED != 0
+    {
+        conn::refresh(flow, entry, Opener::Receiver);
+    }
+}
+
 #[inline(always)]
 fn admit(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
-    let config = flow::config()?;
-    let Some(endpoint) = ENDPOINTS.get_ptr(skb::ifindex(skb)) else {
-        return Err(DropReason::UnknownEndpoint);
-    };
-    let endpoint = unsafe { &*endpoint };
-    flow.dst.endpoint = endpoint.id;
-    parse::network(skb, flow)?;
-    flow.dst.identity = flow.identity_of(endpoint);
+    let (config, _) = endpoint::at_veth(skb, flow, Hook::ToPod)?;
     if flow.kind == Kind::Arp {
         return Ok(());
     }
@@ -56,7 +78,10 @@ fn admit(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
         && !flow.is_echo()
         && let Some(entry) = conn::find(&flow.other, flow.now_ns)
     {
-        return known(flow, entry, config, Opener::Receiver);
+        let handled = known(flow, entry, config, Opener::Receiver)?;
+        if handled {
+            return Ok(());
+        }
     }
     if flow.src.flags & ipcache_flags::LOCAL_NODE == 0 {
         return Err(DropReason::NotDecided);
@@ -66,21 +91,27 @@ fn admit(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
         && let Some(entry) = conn::find(&flow.key, flow.now_ns)
         && entry.flags & conn_flags::FROM_NODE != 0
     {
-        return known(flow, entry, config, Opener::Sender);
+        let handled = known(flow, entry, config, Opener::Sender)?;
+        if handled {
+            return Ok(());
+        }
     }
     from_node(flow, config)
 }
 
+/// A packet of a connection in the map. `false`: it is none of that connection after all.
 #[inline(always)]
-fn known(flow: Current, entry: &mut ConnEntry, config: &Config, opener: Opener) -> Result<(), DropReason> {
-    if entry.revision != config.revision {
-        path::revalidate(flow, entry, config.revision, opener)?;
+fn known(flow: Current, entry: &mut ConnEntry, config: &Config, opener: Opener) -> Result<bool, DropReason> {
+    if entry.revision != config.revision
+        && revalidate(flow, entry, config.revision, opener)? == Renewed::Stranger
+    {
+        return Ok(false);
     }
     // The life of a redirected connection is read off its client's packets.
     if entry.flags & conn_flags::REDIRECTED == 0 {
         conn::refresh(flow, entry, opener);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A new connection of the node's own processes. They cannot be given to the proxy from here.

@@ -142,9 +142,23 @@ impl Node {
         let allow_a = policy(IDENTITY_A, Direction::Ingress, verdict_code::ALLOW);
         datapath.set_policy(ENDPOINT_B, &allow_a).unwrap();
         datapath.attach_netns().unwrap();
-        datapath.attach_endpoint(ifindex("va"), &endpoint(ENDPOINT_A, IDENTITY_A, POD_A)).unwrap();
-        datapath.attach_endpoint(ifindex("vb"), &endpoint(ENDPOINT_B, IDENTITY_B, POD_B)).unwrap();
+        datapath.attach_endpoint(ifindex("va"), &self.endpoint_a()).unwrap();
+        datapath.attach_endpoint(ifindex("vb"), &self.endpoint_b()).unwrap();
         datapath
+    }
+
+    pub fn endpoint_a(&self) -> EndpointEntry {
+        self.described("a", endpoint(ENDPOINT_A, IDENTITY_A, POD_A))
+    }
+
+    pub fn endpoint_b(&self) -> EndpointEntry {
+        self.described("b", endpoint(ENDPOINT_B, IDENTITY_B, POD_B))
+    }
+
+    /// With the pod's network namespace and hardware address.
+    fn described(&self, namespace: &str, entry: EndpointEntry) -> EndpointEntry {
+        let (netns_cookie, mac) = self.within(namespace, || (Datapath::netns_cookie().unwrap(), mac("eth0")));
+        EndpointEntry { netns_cookie, mac, ..entry }
     }
 
     /// A server in pod B that answers each line with the client's address; ends with the process.
@@ -243,7 +257,7 @@ pub fn addr(text: &str) -> Addr {
 
 pub fn endpoint(id: u32, identity: u32, addresses: [&str; 2]) -> EndpointEntry {
     let [ipv4, ipv6] = addresses.map(addr);
-    EndpointEntry { id, identity_v4: identity, identity_v6: identity, ipv4, ipv6 }
+    EndpointEntry { id, identity_v4: identity, identity_v6: identity, ipv4, ipv6, ..EndpointEntry::default() }
 }
 
 pub fn host(address: &str) -> IpcacheKey {
@@ -275,6 +289,15 @@ pub fn policy(identity: u32, direction: Direction, verdict: u8) -> Policy {
 
 pub fn ifindex(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// Hardware address of a device of this thread's namespace.
+fn mac(device: &str) -> [u8; 6] {
+    let all = nix::ifaddrs::getifaddrs().unwrap();
+    let link = |found: nix::ifaddrs::InterfaceAddress| {
+        (found.interface_name == device).then(|| found.address?.as_link_addr()?.addr()).flatten()
+    };
+    all.filter_map(link).next().expect("a hardware address")
 }
 
 pub fn run(command: &str) {

@@ -137,8 +137,8 @@ fn without_a_proxy_nothing_passes() {
         assert_eq!((dropped.src_endpoint, dropped.dst_endpoint), (ENDPOINT_A, ENDPOINT_B));
         assert_eq!(u16::from_be(dropped.dport), PORT);
     }
-    let drops = datapath.counters().unwrap().drops;
-    assert!(drops[&DropReason::ProxyUnavailable] >= 2, "{drops:?}");
+    let counters = datapath.counters().unwrap();
+    assert!(counters.drops_for(DropReason::ProxyUnavailable) >= 2, "{counters:?}");
     // A new proxy takes over with no help.
     let [v4, _v6] = proxy(&node.pin_root);
     let _client = node.connect(POD_B[0], PORT, WAIT).unwrap();

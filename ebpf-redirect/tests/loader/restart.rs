@@ -190,7 +190,7 @@ fn works_with_clsact() {
     datapath.set_policy(ENDPOINT_A, &nothing).unwrap();
     datapath.configure(&config(2)).unwrap();
     assert!(node.connect(POD_B[1], PORT, PATIENCE).is_err(), "enforced by the new programs");
-    assert!(datapath.counters().unwrap().drops[&DropReason::PolicyDenied] >= 1);
+    assert!(datapath.counters().unwrap().drops_for(DropReason::PolicyDenied) >= 1);
     let filters = || {
         let output =
             std::process::Command::new("tc").args(["filter", "show", "dev", "va", "ingress"]).output();

@@ -103,7 +103,7 @@ fn a_lost_or_expired_entry_is_decided_as_new() {
     let key = conn(TCP, CLIENT, SERVER);
     from(&mut kernel, &tcp(CLIENT, SERVER, ACK), PASS);
     let entry = kernel.connection(&key).unwrap();
-    kernel.put_connection(&key, &ConnEntry { expires_ns: now_ns() - 1, ..entry });
+    kernel.put_connection(&key, &ConnEntry { expires_ns: now_ns() - 20_000_000, ..entry });
     from(&mut kernel, &tcp(SERVER, CLIENT, ACK), Verdict::Drop(DropReason::PolicyDenied));
     from(&mut kernel, &tcp(CLIENT, SERVER, ACK), PASS);
     from(&mut kernel, &tcp(SERVER, CLIENT, ACK), PASS);
@@ -177,6 +177,8 @@ fn redirected_connections_stay_with_the_proxy() {
         revision: 1,
         flags: conn_flags::REDIRECTED | conn_flags::REPLIED,
         rule: 23,
+        src_endpoint: A.id,
+        dst_endpoint: B.id,
         ..ConnEntry::default()
     };
     kernel.put_connection(&key, &entry);
@@ -205,13 +207,16 @@ fn a_kept_vip_is_for_the_proxy_to_decide() {
         expires_ns: now_ns() + 1_000_000_000_000,
         revision: 1,
         flags: conn_flags::REDIRECTED | conn_flags::VIP | conn_flags::REPLIED,
+        src_endpoint: A.id,
+        src_identity: 999,
         ..ConnEntry::default()
     };
     kernel.put_connection(&key, &entry);
     kernel.policy(A, &[]);
     kernel.next_revision();
     from(&mut kernel, &tcp(CLIENT, (L7_VIP, 80), ACK), NO_PROXY);
-    assert_eq!(kernel.connection(&key).unwrap(), ConnEntry { revision: 2, ..entry });
+    let now = ConnEntry { revision: 2, src_identity: A.identity, ..entry };
+    assert_eq!(kernel.connection(&key).unwrap(), now);
 }
 
 #[test]
@@ -236,4 +241,100 @@ fn replies_to_the_proxy_that_it_no_longer_has() {
     // A pod that uses a reserved port itself is served by the entry.
     from(&mut kernel, &tcp((A.v4, 60_002), SERVER, SYN), PASS);
     from(&mut kernel, &tcp(SERVER, (A.v4, 60_002), SYN | ACK), PASS);
+}
+
+#[test]
+fn a_new_revision_names_the_identities_of_now() {
+    for from_client in [true, false] {
+        let Some(mut kernel) = one_way() else { return };
+        let key = conn(TCP, CLIENT, SERVER);
+        from(&mut kernel, &tcp(CLIENT, SERVER, SYN), PASS);
+        let entry = kernel.connection(&key).unwrap();
+        assert_eq!((entry.src_identity, entry.dst_identity), (A.identity, B.identity));
+        for (pod, identity) in [(A, 2001), (B, 2002)] {
+            kernel.prefix(pod.v4, 128, identity, pod.id, abi::ipcache_flags::POD);
+        }
+        kernel.next_revision();
+        let (pod, identity) = if from_client { (A, 2001) } else { (B, 2002) };
+        kernel.at_with(pod, identity, identity);
+        let next = if from_client { tcp(CLIENT, SERVER, ACK) } else { tcp(SERVER, CLIENT, ACK) };
+        kernel.expect("from_pod", &next, PASS);
+        let entry = kernel.connection(&key).unwrap();
+        assert_eq!((entry.src_identity, entry.dst_identity, entry.revision), (2001, 2002, 2));
+    }
+}
+
+#[test]
+fn an_address_that_another_pod_has_now_takes_no_connection_along() {
+    let Some(mut kernel) = one_way() else { return };
+    let key = conn(TCP, CLIENT, SERVER);
+    let successor = crate::kernel::Pod { id: 13, identity: 1004, ..A };
+    from(&mut kernel, &tcp(CLIENT, SERVER, SYN), PASS);
+    kernel.prefix(A.v4, 128, successor.identity, successor.id, abi::ipcache_flags::POD);
+    kernel.policy(successor, &[(PolicyKey::peer(0, Direction::Ingress), Rule::Allow(41))]);
+    kernel.next_revision();
+    // What the server goes on sending is no reply to the successor, and nothing lets the server open.
+    from(&mut kernel, &tcp(SERVER, CLIENT, ACK), Verdict::Drop(DropReason::PolicyDenied));
+    assert!(kernel.connection(&key).is_none());
+    // What the successor sends on the tuple of a redirected connection never meets the proxy's socket.
+    let entry = ConnEntry {
+        expires_ns: now_ns() + 1_000_000_000_000,
+        revision: 1,
+        flags: conn_flags::REDIRECTED | conn_flags::REPLIED,
+        src_endpoint: A.id,
+        dst_endpoint: B.id,
+        ..ConnEntry::default()
+    };
+    kernel.put_connection(&key, &entry);
+    kernel.policy(successor, &[(PolicyKey::peer(0, Direction::Egress), Rule::Allow(42))]);
+    kernel.at(successor);
+    kernel.expect("from_pod", &tcp(CLIENT, SERVER, ACK), NO_PROXY);
+    assert!(kernel.connection(&key).is_none());
+    // A direct one is decided as new.
+    kernel.put_connection(&key, &ConnEntry { flags: conn_flags::REPLIED, ..entry });
+    kernel.expect("from_pod", &tcp(CLIENT, SERVER, ACK), PASS);
+    let entry = kernel.connection(&key).unwrap();
+    assert_eq!((entry.src_endpoint, entry.src_identity, entry.rule), (13, 1004, 42));
+}
+
+#[test]
+fn revisions_wrap_around() {
+    let Some(mut kernel) = one_way() else { return };
+    let key = conn(TCP, CLIENT, SERVER);
+    kernel.config.revision = u32::MAX;
+    kernel.configure();
+    from(&mut kernel, &tcp(CLIENT, SERVER, SYN), PASS);
+    from(&mut kernel, &tcp(SERVER, CLIENT, SYN | ACK), PASS);
+    kernel.policy(A, &[]);
+    from(&mut kernel, &tcp(CLIENT, SERVER, ACK), PASS);
+    kernel.config.revision = 1;
+    kernel.configure();
+    from(&mut kernel, &tcp(CLIENT, SERVER, ACK), Verdict::Drop(DropReason::PolicyDenied));
+    assert!(kernel.connection(&key).is_none());
+}
+
+#[test]
+fn a_reset_of_the_proxy_ends_its_entry() {
+    let Some(mut kernel) = one_way() else { return };
+    for (client, server) in [(CLIENT, SERVER), ((A.v6, 1000), (B.v6, 80))] {
+        let key = conn(TCP, client, server);
+        let entry = ConnEntry {
+            expires_ns: now_ns() + 8_000_000_000_000,
+            revision: 1,
+            flags: conn_flags::REDIRECTED | conn_flags::REPLIED,
+            ..ConnEntry::default()
+        };
+        kernel.put_connection(&key, &entry);
+        kernel.at(A);
+        let answer = |flags| tcp(server, client, flags);
+        assert_eq!(
+            kernel.run_marked("to_pod", &answer(ACK), mark::UPSTREAM).verdict,
+            Verdict::Pass(mark::UPSTREAM)
+        );
+        assert_eq!(kernel.connection(&key).unwrap(), entry);
+        kernel.run_marked("to_pod", &answer(RST | ACK), mark::UPSTREAM);
+        let after = kernel.connection(&key).unwrap();
+        assert_eq!(after.flags, entry.flags | conn_flags::RST);
+        assert_eq!(seconds_left(&after), 10);
+    }
 }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use abi::{
-    Addr, Config, ConnEntry, ConnKey, Counter, DropReason, EndpointEntry, Event, EventKind, IpcacheEntry,
-    PolicyEntry, PolicyKey, ServiceEntry, ServiceKey, ipcache_flags, service_flags, verdict_code,
+    Addr, Config, ConnEntry, ConnKey, Counter, Direction, DropReason, EndpointEntry, Event, EventKind,
+    IpcacheEntry, PolicyEntry, PolicyKey, ServiceEntry, ServiceKey, VethEntry, ipcache_flags, service_flags,
+    verdict_code,
 };
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray, RingBuf};
@@ -15,6 +16,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../heddle.bpf.o");
 
 /// `TCX_NEXT`
 const NEXT: u32 = u32::MAX;
+/// `TCX_REDIRECT`
+const REDIRECT: u32 = 7;
 /// `TCX_DROP`
 const SHOT: u32 = 2;
 /// The test run's packets come in at the loopback device.
@@ -50,11 +53,17 @@ pub(crate) const L7_VIP6: &str = "fd00:96::1";
 pub(crate) const L4_VIP: &str = "10.96.0.2";
 pub(crate) const TUNNEL_PORT: u16 = 8472;
 
+/// Index of the veth of the pod that [`Kernel::has_veth`] gives one, and the hardware address behind it.
+pub(crate) const PEER_IFINDEX: u32 = 4_000_000;
+pub(crate) const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+
 /// What became of a packet.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
     /// Went on with this mark.
     Pass(u32),
+    /// Went straight into the peer of a veth, without a mark.
+    Peer,
     Drop(DropReason),
 }
 
@@ -63,6 +72,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
     pub(crate) events: Vec<Event>,
+    /// The packet as the program left it.
+    pub(crate) packet: Vec<u8>,
 }
 
 impl Outcome {
@@ -212,8 +223,15 @@ impl Kernel {
     /// The same with identities that differ by address.
     pub(crate) fn at_with(&mut self, pod: Pod, identity_v4: u32, identity_v6: u32) {
         let (ipv4, ipv6) = (addr(pod.v4), addr(pod.v6));
-        let entry = EndpointEntry { id: pod.id, identity_v4, identity_v6, ipv4, ipv6 };
+        let entry =
+            EndpointEntry { id: pod.id, identity_v4, identity_v6, ipv4, ipv6, ..EndpointEntry::default() };
         self.hash("ENDPOINTS").insert(IFINDEX, entry, 0).unwrap();
+    }
+
+    /// Makes the way into a pod known; `ifindex` of the host's end of its veth.
+    pub(crate) fn has_veth(&mut self, pod: Pod, ifindex: u32) {
+        let entry = VethEntry { ifindex, mac: PEER_MAC, _pad: [0; 2] };
+        self.hash("VETHS").insert(pod.id, entry, 0).unwrap();
     }
 
     /// The packets that follow come from a veth that nobody knows.
@@ -279,8 +297,13 @@ impl Kernel {
 
     /// Drops counted for a reason.
     pub(crate) fn drops(&mut self, reason: DropReason) -> u64 {
+        [Direction::Ingress, Direction::Egress].map(|direction| self.drops_in(reason, direction)).iter().sum()
+    }
+
+    /// The same for one direction.
+    pub(crate) fn drops_in(&mut self, reason: DropReason, direction: Direction) -> u64 {
         let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map("DROPS").unwrap()).unwrap();
-        map.get(&(reason as u32), 0).unwrap().iter().sum()
+        map.get(&abi::drop_slot(reason, direction), 0).unwrap().iter().sum()
     }
 
     /// Runs a packet without a mark through a program.
@@ -303,7 +326,7 @@ impl Kernel {
                 ..TestRunOptions::default()
             })
             .unwrap();
-        assert_eq!(&out[..packet.len()], packet, "a program changed the packet");
+        out.truncate(packet.len());
         let mark = u32::from_ne_bytes(ctx_out[MARK].try_into().unwrap());
         let mut events = Vec::new();
         while let Some(record) = self.events.next() {
@@ -317,10 +340,14 @@ impl Kernel {
             .collect();
         let verdict = match (result.return_value, counted.as_slice()) {
             (NEXT, []) => Verdict::Pass(mark),
+            (REDIRECT, []) if mark & abi::mark::MASK == 0 => Verdict::Peer,
             (SHOT, [reason]) => Verdict::Drop(*reason),
             other => panic!("return code and counted drops contradict each other: {other:?}"),
         };
-        Outcome { verdict, events }
+        if verdict != Verdict::Peer {
+            assert_eq!(out, packet, "a program changed the packet");
+        }
+        Outcome { verdict, events, packet: out }
     }
 
     #[track_caller]

@@ -36,7 +36,7 @@ fn send(node: &Node, frame: &[u8]) {
 fn vlan_tags_are_dropped() {
     let Some(node) = Node::new() else { return };
     let datapath = node.start(&policy(IDENTITY_B, Direction::Egress, verdict_code::ALLOW));
-    let dropped = || datapath.counters().unwrap().drops.get(&DropReason::UnsupportedL2).copied().unwrap_or(0);
+    let dropped = || datapath.counters().unwrap().drops_for(DropReason::UnsupportedL2);
     let payload = [0; 46];
     for (number, tags) in [&[0x8100u16][..], &[0x88a8], &[0x88a8, 0x8100]].into_iter().enumerate() {
         let mut frame = vec![0xff; 6];

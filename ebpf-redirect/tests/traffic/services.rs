@@ -98,7 +98,7 @@ fn services_at_the_socket() {
         let refused = node.connect(to, PORT, WAIT).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
     }
-    assert!(datapath.counters().unwrap().drops[&DropReason::NoBackend] >= 2);
+    assert!(datapath.counters().unwrap().drops_for(DropReason::NoBackend) >= 2);
     // A kept VIP stays for pods; the node's own processes are translated.
     datapath.sync_services(&service(abi::proto::TCP, service_flags::KEEP_VIP, true)).unwrap();
     // The node speaks to its pods from the address on their veth.
@@ -117,7 +117,7 @@ fn services_at_the_socket() {
         let stream = TcpStream::connect_timeout(&socket_addr(VIP[v], PORT), WAIT).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), socket_addr(VIP[v], PORT));
     }
-    assert!(datapath.counters().unwrap().drops[&DropReason::ProxyUnavailable] >= 2);
+    assert!(datapath.counters().unwrap().drops_for(DropReason::ProxyUnavailable) >= 2);
 
     datapath.set_policy(ENDPOINT_B, &udp(Direction::Ingress, IDENTITY_A)).unwrap();
     datapath.sync_services(&service(abi::proto::UDP, 0, true)).unwrap();

@@ -125,8 +125,8 @@ fn upstream_connections_bear_the_clients_address_or_the_nodes() {
         // Without the proxy's mark the same is policed.
         let plain = TcpStream::connect_timeout(&socket_addr(POD_B[v], PORT), PATIENCE);
         assert!(plain.is_err(), "the gate let a node process in");
-        let drops = datapath.counters().unwrap().drops;
-        assert!(drops[&abi::DropReason::PolicyDeny] > v as u64, "{drops:?}");
+        let counters = datapath.counters().unwrap();
+        assert!(counters.drops_for(abi::DropReason::PolicyDeny) > v as u64, "{counters:?}");
     }
 }
 
@@ -147,7 +147,7 @@ fn a_reserved_port_in_use_by_the_proxy_is_not_the_clients() {
         socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(socket_addr(POD_B[0], PORT)))
     });
     assert!(collided.is_err());
-    let drops = datapath.counters().unwrap().drops;
-    assert!(drops[&abi::DropReason::PortCollision] >= 1, "{drops:?}");
+    let counters = datapath.counters().unwrap();
+    assert!(counters.drops_for(abi::DropReason::PortCollision) >= 1, "{counters:?}");
     assert!(ask(&mut held).is_some(), "the proxy's connection lives on");
 }

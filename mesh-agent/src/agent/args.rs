@@ -57,7 +57,8 @@ pub struct NodeArgs {
     /// Devices that bring packets from outside. [default: those of the default routes]
     #[arg(long = "device", value_name = "NAME")]
     pub devices: Vec<String>,
-    /// Whose connects to services are translated. [default: the instance's own cgroup]
+    /// Cgroup v2 below which connects to services are translated, for processes in the network namespaces of
+    /// the node and of its pods. [default: all of the machine]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
     /// User and group of the proxy.

@@ -15,6 +15,7 @@ use crate::cni::{
 };
 use crate::node::NodeError;
 use crate::publish::Veths;
+use crate::publish::maps::Link;
 
 /// How long `ready` waits for the endpoint's policy to be in the kernel. A compilation takes milliseconds,
 /// a proxy that does not answer one second; the plugin gives up after 30 s.
@@ -36,10 +37,17 @@ impl EndpointTable {
 }
 
 impl Veths for EndpointTable {
-    fn veths(&self) -> BTreeMap<u32, u32> {
+    fn veths(&self) -> BTreeMap<u32, Link> {
         let endpoints = self.lock();
-        endpoints.iter().filter_map(|r| Some((r.id, r.veth.as_ref()?.ifindex))).collect()
+        endpoints.iter().filter_map(|record| Some((record.id, link(record.veth.as_ref()?)))).collect()
     }
+}
+
+/// An address that cannot be read is left out: packets then take the way through the node's stack.
+fn link(veth: &Veth) -> Link {
+    let octets = veth.mac.split(':').map(|octet| u8::from_str_radix(octet, 16).ok());
+    let mac = octets.collect::<Option<Vec<u8>>>().and_then(|octets| octets.try_into().ok());
+    Link { ifindex: veth.ifindex, mac: mac.unwrap_or_default(), netns_cookie: veth.netns_cookie }
 }
 
 /// Why the plugin does not get what it asks for.
@@ -80,7 +88,11 @@ impl Agent {
     /// Takes the veth over; returns once programs and policy are in place.
     pub async fn ready(&self, request: &ReadyRequest) -> Result<(), CniError> {
         interface_name(request.host_ifindex).ok_or(CniError::NoVeth(request.host_ifindex))?;
-        let veth = Veth { ifindex: request.host_ifindex, mac: request.mac.clone() };
+        let veth = Veth {
+            ifindex: request.host_ifindex,
+            mac: request.mac.clone(),
+            netns_cookie: request.netns_cookie,
+        };
         let record = self.endpoints.lock().set_veth(&request.attachment, veth)?;
         self.pods.known(&record.namespace, &record.pod)?;
         if let Some(plumbing) = &self.plumbing {
@@ -194,7 +206,7 @@ impl Agent {
             let found = interface_index(&record.host_ifname);
             let result = match (&record.veth, found) {
                 (Some(veth), Some(index)) if veth.ifindex != index => {
-                    let veth = Veth { ifindex: index, mac: veth.mac.clone() };
+                    let veth = Veth { ifindex: index, ..veth.clone() };
                     self.wake.notify_one();
                     self.endpoints.lock().set_veth(&record.attachment, veth).map(drop).map_err(Into::into)
                 }

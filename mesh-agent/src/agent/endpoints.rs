@@ -48,6 +48,10 @@ pub struct Veth {
     pub ifindex: u32,
     /// Of the pod's end.
     pub mac: String,
+    /// Of the pod's network namespace; 0 in records of earlier versions: its connects to services are then
+    /// not translated.
+    #[serde(default)]
+    pub netns_cookie: u64,
 }
 
 impl Record {

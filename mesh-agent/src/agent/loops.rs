@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Agent;
-use super::args::NodeArgs;
+use super::args::{Localhost, NodeArgs};
 use crate::flows::view::wall_offset_ns;
 use crate::node::{Device, NetworkChanges, NodeConfig, Plumbing};
 
@@ -141,7 +141,12 @@ pub(super) fn node_config(snapshot: &Snapshot, args: &NodeArgs) -> NodeConfig {
     let of_manifest = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
     let pod_cidrs = if of_manifest.is_empty() { args.pod_cidrs.clone() } else { of_manifest };
     let not_masqueraded = snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
-    NodeConfig { pod_cidrs, masquerade: !args.no_masquerade, not_masqueraded }
+    NodeConfig {
+        pod_cidrs,
+        masquerade: !args.no_masquerade,
+        not_masqueraded,
+        police_node: args.allow_localhost == Localhost::Policy,
+    }
 }
 
 /// Puts the program onto the devices toward the outside, and says which they are.

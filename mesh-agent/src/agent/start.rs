@@ -53,7 +53,7 @@ impl Args {
 
 async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
     ensure_bpffs()?;
-    let own_cgroup = make_cgroup(instance)?;
+    let cgroups = make_cgroup(instance)?;
     folders(instance, args.uid)?;
     let pin_root = instance.pin_root();
     let mut datapath = Datapath::open(&Options { pin_root, proxy_gid: args.uid })?;
@@ -68,8 +68,9 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
     let node_config = loops::node_config(&snapshot, args);
     endpoints.lock().use_pod_cidrs(&node_config.pod_cidrs)?;
     plumbing.set_up(&node_config).await?;
-    datapath.attach_cgroup(args.cgroup.as_deref().unwrap_or(&own_cgroup))?;
+    datapath.attach_cgroup(args.cgroup.as_deref().unwrap_or(&cgroups))?;
     datapath.attach_netns()?;
+    datapath.police_node(args.allow_localhost == Localhost::Policy)?;
     let devices = loops::attach_devices(&mut datapath, &plumbing, &args.devices).await?;
 
     let events = datapath.events()?;

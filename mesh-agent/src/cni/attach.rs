@@ -69,6 +69,7 @@ async fn connect(
         attachment: attachment.clone(),
         host_ifindex: ends.host_index,
         mac: ends.pod_mac.to_string(),
+        netns_cookie: netns::within(target, || async { netns::cookie() })?,
     };
     agent.ready(&ready).await?;
     Ok(ends)

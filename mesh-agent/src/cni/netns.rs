@@ -39,3 +39,8 @@ where
         Err(panic) => std::panic::resume_unwind(panic),
     })
 }
+
+/// Cookie of the thread's network namespace.
+pub(super) fn cookie() -> Result<u64, CniError> {
+    ebpf_redirect::Datapath::netns_cookie().map_err(|e| CniError::io("reading the namespace's cookie", &e))
+}

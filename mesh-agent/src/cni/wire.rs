@@ -57,6 +57,9 @@ pub struct ReadyRequest {
     pub host_ifindex: u32,
     /// Hardware address of the pod's end, `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
+    /// Cookie (SO_NETNS_COOKIE) of the pod's network namespace: tells whose sockets connect to services.
+    #[serde(default)]
+    pub netns_cookie: u64,
 }
 
 /// `POST /v1/cni/check`: the agent answers 2xx if it knows the attachment with just these values.

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn the_page_names_every_reason_and_has_no_end_mark() {
     let kernel = Counters {
-        drops: [(DropReason::PolicyDenied, 7)].into(),
+        drops: [((DropReason::PolicyDenied, abi::Direction::Egress), 7)].into(),
         events_left_out: 3,
         new_redirected: 2,
         ..Counters::default()
@@ -13,8 +13,8 @@ fn the_page_names_every_reason_and_has_no_end_mark() {
     for line in [
         "heddle_policy_revision 12",
         "heddle_endpoints 4",
-        "heddle_drops_total{reason=\"POLICY_DENIED\"} 7",
-        "heddle_drops_total{reason=\"NO_POLICY\"} 0",
+        "heddle_drops_total{reason=\"POLICY_DENIED\",direction=\"egress\"} 7",
+        "heddle_drops_total{reason=\"NO_POLICY\",direction=\"ingress\"} 0",
         "heddle_events_lost_total 3",
         "heddle_connections_opened_total{path=\"proxy\"} 2",
     ] {

@@ -46,6 +46,18 @@ impl Plumbing {
         Ok(addresses)
     }
 
+    /// An address of each family from which the node's own processes speak to pods: one toward the outside if
+    /// there is one.
+    pub(super) async fn own_sources(&self) -> Result<Vec<IpAddr>, NodeError> {
+        let (addresses, devices) = (self.addresses().await?, self.default_devices().await?);
+        let outside = |address: &&NodeAddress| devices.iter().any(|device| device.ifindex == address.ifindex);
+        let first = |v4: bool| {
+            let mut of_family = addresses.iter().filter(|address| address.address.is_ipv4() == v4);
+            of_family.clone().find(outside).or_else(|| of_family.next()).map(|address| address.address)
+        };
+        Ok([first(true), first(false)].into_iter().flatten().collect())
+    }
+
     /// Devices of the default routes of both families: the way to the outside.
     pub async fn default_devices(&self) -> Result<Vec<Device>, NodeError> {
         let mut devices = BTreeMap::new();

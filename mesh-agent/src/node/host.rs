@@ -38,10 +38,10 @@ pub fn ensure_bpffs() -> Result<(), HostError> {
         .map_err(|error| HostError::Bpffs(error.into()))
 }
 
-/// Makes the instance's cgroup and its folder `pods`, and returns the former.
+/// Makes the instance's cgroup and its folder `pods`, and returns the cgroup of all processes of the machine.
 pub fn make_cgroup(instance: &Instance) -> Result<PathBuf, HostError> {
-    let root = instance.cgroup(&layout::cgroup2_mount().ok_or(HostError::NoCgroup2)?);
-    let pods = root.join("pods");
+    let root = layout::cgroup2_mount().ok_or(HostError::NoCgroup2)?;
+    let pods = instance.cgroup(&root).join("pods");
     fs::create_dir_all(&pods).map_err(|source| HostError::Cgroup {
         operation: "make",
         path: pods,

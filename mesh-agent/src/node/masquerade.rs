@@ -44,8 +44,9 @@ pub(super) fn script(config: &NodeConfig) -> String {
     let (mask, keep) = (abi::mark::MASK, !abi::mark::MASK);
     let (upstream, to_proxy) = (abi::mark::UPSTREAM, abi::mark::TO_PROXY);
     let translated = abi::mark::TRANSLATED;
-    // Between pods nothing is ever translated: connection tracking would only cost.
-    for hook in ["prerouting", "output"] {
+    // Between pods nothing is ever translated, nor between a pod and the proxy in a Service's place: connection
+    // tracking would only cost. (What the proxy has to do with the world is tracked: some of it is translated.)
+    for (hook, proxied, pod) in [("prerouting", to_proxy, "saddr"), ("output", upstream, "daddr")] {
         let _ = write!(
             text,
             "
@@ -53,6 +54,8 @@ pub(super) fn script(config: &NodeConfig) -> String {
     type filter hook {hook} priority raw; policy accept;
     ip saddr @pods4 ip daddr @pods4 notrack
     ip6 saddr @pods6 ip6 daddr @pods6 notrack
+    meta mark & {mask:#x} == {proxied:#x} ip {pod} @local4 notrack
+    meta mark & {mask:#x} == {proxied:#x} ip6 {pod} @local6 notrack
   }}"
         );
     }

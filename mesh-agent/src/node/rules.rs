@@ -1,6 +1,7 @@
 //! Routing rules, the same for both families:
 //!
 //! ```text
+//!  96: iif lo fwmark 0x400/0xf00 lookup 2006       the node's own connections that policy sends to the proxy: over lo
 //!  97: iif lo goto 99                              the node's own packets need no decision
 //!  98: to|from POD_CIDR fwmark 0/0xf00 prohibit    what no program has decided goes nowhere
 //!  99: fwmark 0xa00/0xf00 lookup main              the proxy's upstream sockets
@@ -17,7 +18,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
@@ -25,8 +28,12 @@ use super::{LOOPBACK, NodeError, ROUTE_PROTOCOL};
 
 /// Table whose only route makes every address local.
 const LOCAL_TABLE: u32 = 2005;
+/// The same for what the node's own processes send, from an address of the node. (Without one the kernel would
+/// take the pod's own address as source.)
+const NODE_TABLE: u32 = 2006;
 const MAIN_TABLE: u32 = 254;
 
+const POLICED: u32 = 96;
 const OWN: u32 = 97;
 const UNDECIDED: u32 = 98;
 const UPSTREAM: u32 = 99;
@@ -54,8 +61,8 @@ pub(super) enum Action {
     Prohibit,
 }
 
-/// Every rule for pods of these ranges.
-pub(super) fn wanted(pod_cidrs: &[IpNet]) -> Vec<Rule> {
+/// Every rule for pods of these ranges. `police_node`: the node's own processes may need the proxy.
+pub(super) fn wanted(pod_cidrs: &[IpNet], police_node: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
     for v6 in [false, true] {
         let rule = |priority, action| Rule {
@@ -70,6 +77,10 @@ pub(super) fn wanted(pod_cidrs: &[IpNet]) -> Vec<Rule> {
         let main = Action::Lookup(MAIN_TABLE);
         // The target of the jump first.
         rules.push(Rule { mark: Some(abi::mark::UPSTREAM), ..rule(UPSTREAM, main) });
+        if police_node {
+            let policed = rule(POLICED, Action::Lookup(NODE_TABLE));
+            rules.push(Rule { from_loopback: true, mark: Some(abi::mark::NODE), ..policed });
+        }
         rules.push(Rule { from_loopback: true, ..rule(OWN, Action::Goto(UPSTREAM)) });
         rules.push(Rule { from_loopback: true, mark: Some(abi::mark::TO_PROXY), ..rule(ANSWERS, main) });
         rules.push(Rule { mark: Some(abi::mark::TO_PROXY), ..rule(TO_PROXY, Action::Lookup(LOCAL_TABLE)) });
@@ -113,43 +124,65 @@ pub(super) async fn list(handle: &Handle) -> Result<Vec<Rule>, NodeError> {
     Ok(rules)
 }
 
-/// Makes every address local in [`LOCAL_TABLE`].
-pub(super) async fn add_local_routes(handle: &Handle) -> Result<(), NodeError> {
-    for route in local_routes() {
+/// Makes every address local in [`LOCAL_TABLE`], and in [`NODE_TABLE`] for each family that `sources` has an
+/// address of.
+pub(super) async fn add_local_routes(handle: &Handle, sources: &[IpAddr]) -> Result<(), NodeError> {
+    let policed = sources.iter().map(|source| local_route(source.is_ipv4(), NODE_TABLE, Some(*source)));
+    for route in local_routes(LOCAL_TABLE).into_iter().chain(policed) {
         let request = handle.route().add(route).replace().execute();
-        request.await.map_err(NodeError::netlink("add the route of table 2005"))?;
+        request.await.map_err(NodeError::netlink("add a local route of our own tables"))?;
     }
-    Ok(())
+    if sources.is_empty() { remove_routes(handle, local_routes(NODE_TABLE)).await } else { Ok(()) }
 }
 
 /// Removes what [`add_local_routes`] added.
 pub(super) async fn remove_local_routes(handle: &Handle) -> Result<(), NodeError> {
-    for route in local_routes() {
+    remove_routes(handle, local_routes(NODE_TABLE)).await?;
+    remove_routes(handle, local_routes(LOCAL_TABLE)).await
+}
+
+async fn remove_routes(handle: &Handle, routes: [RouteMessage; 2]) -> Result<(), NodeError> {
+    for route in routes {
         match handle.route().del(route).execute().await {
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ESRCH => {}
-            other => other.map_err(NodeError::netlink("remove the route of table 2005"))?,
+            other => other.map_err(NodeError::netlink("remove a route of our own tables"))?,
         }
     }
     Ok(())
 }
 
-fn local_routes() -> [RouteMessage; 2] {
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
-        .table_id(LOCAL_TABLE)
-        .kind(RouteType::Local)
-        .scope(RouteScope::Host)
-        .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
-        .output_interface(LOOPBACK)
-        .build();
-    let v6 = RouteMessageBuilder::<Ipv6Addr>::new()
-        .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
-        .table_id(LOCAL_TABLE)
-        .kind(RouteType::Local)
-        .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
-        .output_interface(LOOPBACK)
-        .build();
-    [v4, v6]
+fn local_routes(table: u32) -> [RouteMessage; 2] {
+    [true, false].map(|v4| local_route(v4, table, None))
+}
+
+/// `local default dev lo [src SOURCE] table TABLE`
+fn local_route(v4: bool, table: u32, source: Option<IpAddr>) -> RouteMessage {
+    let protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+    let mut route = if v4 {
+        RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
+            .table_id(table)
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .protocol(protocol)
+            .output_interface(LOOPBACK)
+            .build()
+    } else {
+        RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
+            .table_id(table)
+            .kind(RouteType::Local)
+            .protocol(protocol)
+            .output_interface(LOOPBACK)
+            .build()
+    };
+    route.attributes.extend(source.map(|source| {
+        RouteAttribute::PrefSource(match source {
+            IpAddr::V4(source) => RouteAddress::Inet(source),
+            IpAddr::V6(source) => RouteAddress::Inet6(source),
+        })
+    }));
+    route
 }
 
 impl Rule {

@@ -163,6 +163,7 @@ fn config(masquerade: bool) -> NodeConfig {
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap(), "fd00:10:244::/64".parse().unwrap()],
         masquerade,
         not_masqueraded: vec!["10.244.0.0/16".parse().unwrap()],
+        police_node: true,
     }
 }
 
@@ -215,7 +216,10 @@ fn set_up_is_idempotent_and_leaves_nothing() {
         let second = Plumbing::open(state.path().join("sysctl.json")).unwrap();
         let other = NodeConfig { pod_cidrs: vec!["10.9.0.0/24".parse().unwrap()], ..NodeConfig::default() };
         second.set_up(&other).await.unwrap();
-        assert_eq!(rules::list(&second.handle).await.unwrap().len(), rules::wanted(&other.pod_cidrs).len());
+        assert_eq!(
+            rules::list(&second.handle).await.unwrap().len(),
+            rules::wanted(&other.pod_cidrs, false).len()
+        );
         assert!(!output("ip rule").contains("10.244"), "the old range is gone");
         assert!(!output("nft list ruleset").contains("heddle"), "masquerading is off");
 
@@ -312,7 +316,8 @@ fn an_instance_has_its_cgroup() {
         return;
     }
     let instance: crate::layout::Instance = format!("hdl-node{}", std::process::id()).parse().unwrap();
-    let root = make_cgroup(&instance).unwrap();
+    let all = make_cgroup(&instance).unwrap();
+    let root = instance.cgroup(&all);
     assert!(root.join("pods/cgroup.procs").exists());
     std::fs::create_dir(root.join("pods/one")).unwrap();
     make_cgroup(&instance).unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 
 use abi::{Config, EndpointEntry};
-use ebpf_redirect::{AttachError, Counters, Datapath, GcReport, MapError};
+use ebpf_redirect::{AttachError, Counters, Datapath, GcReport, MapError, PinError};
 use policy::EndpointPolicy;
 use tokio::sync::oneshot;
 
@@ -37,6 +37,8 @@ pub trait Kernel: Send + 'static {
     fn counters(&self) -> Result<Counters, MapError>;
     /// Removes expired connections.
     fn collect_garbage(&mut self) -> Result<GcReport, AttachError>;
+    /// Ends what agents with another layout of the maps left: their programs, behind ours, decide as well.
+    fn retire_other_versions(&mut self) -> Result<(), PinError>;
 }
 
 impl Kernel for Datapath {
@@ -79,6 +81,10 @@ impl Kernel for Datapath {
 
     fn collect_garbage(&mut self) -> Result<GcReport, AttachError> {
         Datapath::collect_garbage(self)
+    }
+
+    fn retire_other_versions(&mut self) -> Result<(), PinError> {
+        Datapath::retire_other_versions(self)
     }
 }
 
@@ -128,7 +134,7 @@ impl KernelHandle {
     /// Starts the thread. `base` holds the settings that stay; the revision comes with each state.
     pub fn start(kernel: impl Kernel, base: Config) -> std::io::Result<Self> {
         let (commands, receiver) = mpsc::channel();
-        let mut writer = Writer { kernel, base, written: KernelState::default() };
+        let mut writer = Writer { kernel, base, written: KernelState::default(), alone: false };
         std::thread::Builder::new().name("kernel".into()).spawn(move || {
             while let Ok(command) = receiver.recv() {
                 writer.handle(command);
@@ -174,6 +180,8 @@ struct Writer<K> {
     base: Config,
     /// What this process has written so far.
     written: KernelState,
+    /// Whether what other versions left has been removed.
+    alone: bool,
 }
 
 impl<K: Kernel> Writer<K> {
@@ -225,6 +233,13 @@ impl<K: Kernel> Writer<K> {
         }
         let attached = state.endpoints.values().map(|entry| entry.id);
         applied.endpoints = attached.filter(|id| !failed.contains(id)).collect();
+        if !self.alone && applied.problems.is_empty() {
+            // Not before everything is enforced by our programs: until then both decide.
+            match self.kernel.retire_other_versions() {
+                Ok(()) => self.alone = true,
+                Err(error) => applied.problems.push(error.to_string()),
+            }
+        }
         self.written = state;
         self.written.policies.retain(|id, _| !failed.contains(id));
         self.written.endpoints.retain(|_, entry| !failed.contains(&entry.id));

@@ -20,18 +20,29 @@ pub struct KernelState {
     pub endpoints: BTreeMap<u32, EndpointEntry>,
 }
 
+/// The link of an attached pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Index of the host's end of the veth.
+    pub ifindex: u32,
+    /// Hardware address of the pod's end; zero if it is not known.
+    pub mac: [u8; 6],
+    /// Of the pod's network namespace; 0 if it is not known.
+    pub netns_cookie: u64,
+}
+
 impl KernelState {
-    /// What the kernel must hold of `compiled`. `veths`: interface index by endpoint id, of the pods that
-    /// the CNI plugin attached.
+    /// What the kernel must hold of `compiled`. `veths`: links by endpoint id, of the pods that the CNI
+    /// plugin attached.
     pub fn new(
         snapshot: &Snapshot,
         compiled: &CompiledPolicy,
-        veths: &BTreeMap<u32, u32>,
+        veths: &BTreeMap<u32, Link>,
         numbers: &mut ServiceNumbers,
     ) -> Self {
         let attached = snapshot.endpoints.values().filter_map(|pod| {
-            let ifindex = veths.get(&pod.id).filter(|_| compiled.endpoints.contains_key(&pod.id))?;
-            Some((*ifindex, endpoint_entry(pod, compiled)))
+            let link = veths.get(&pod.id).filter(|_| compiled.endpoints.contains_key(&pod.id))?;
+            Some((link.ifindex, endpoint_entry(pod, link, compiled)))
         });
         Self {
             revision: compiled.revision,
@@ -112,7 +123,7 @@ fn services(
 }
 
 /// What a pod sends is judged by the same identity as what is sent to it: that of its address.
-fn endpoint_entry(pod: &policy::snapshot::Endpoint, compiled: &CompiledPolicy) -> EndpointEntry {
+fn endpoint_entry(pod: &policy::snapshot::Endpoint, link: &Link, compiled: &CompiledPolicy) -> EndpointEntry {
     let family = |v4: bool| pod.addresses.iter().find(|ip| ip.is_ipv4() == v4).copied();
     let identity = |address: Option<IpAddr>| {
         let found = address.and_then(|address| compiled.lookup(address));
@@ -126,6 +137,9 @@ fn endpoint_entry(pod: &policy::snapshot::Endpoint, compiled: &CompiledPolicy) -
         identity_v6: identity(v6),
         ipv4: v4.map(addr).unwrap_or_default(),
         ipv6: v6.map(addr).unwrap_or_default(),
+        netns_cookie: link.netns_cookie,
+        mac: link.mac,
+        _pad: [0; 6],
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use abi::{Config, EndpointEntry};
-use ebpf_redirect::{AttachError, Counters, GcReport, MapError};
+use ebpf_redirect::{AttachError, Counters, GcReport, MapError, PinError};
 use l7_proxy::wire::{self, proxy_message::Kind};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -79,6 +79,11 @@ impl Kernel for Recorder {
 
     fn collect_garbage(&mut self) -> Result<GcReport, AttachError> {
         Ok(GcReport::default())
+    }
+
+    fn retire_other_versions(&mut self) -> Result<(), PinError> {
+        self.note("retire".into());
+        Ok(())
     }
 }
 

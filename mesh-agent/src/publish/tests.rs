@@ -9,11 +9,12 @@ use tokio::sync::mpsc;
 use super::testing::{Log, Proxy, Recorder};
 use super::*;
 
+/// Index of the veth by endpoint id.
 struct NoVeths(BTreeMap<u32, u32>);
 
 impl Veths for NoVeths {
-    fn veths(&self) -> BTreeMap<u32, u32> {
-        self.0.clone()
+    fn veths(&self) -> BTreeMap<u32, Link> {
+        self.0.iter().map(|(id, ifindex)| (*id, Link { ifindex: *ifindex, ..Link::default() })).collect()
     }
 }
 
@@ -120,7 +121,8 @@ async fn the_kernel_follows_the_proxy_and_the_revision_never_goes_back() {
             "attach 2 to 42",
             "sync 0 prefixes",
             "revision 41",
-            "retain {1, 2}"
+            "retain {1, 2}",
+            "retire"
         ]
     );
 

@@ -33,6 +33,8 @@ impl Header {
     }
 }
 
+/// Bytes of the header without options.
+pub const HEADER_BYTES: u32 = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// Options that name the next hop themselves (RFC 791 section 3.1): the address that policy looks at

@@ -18,7 +18,7 @@ fn allocation_is_idempotent_and_survives_a_restart() {
     let mut endpoints = open(&dir);
     let first = endpoints.allocate(&request("c1", "web")).expect("room");
     assert_eq!(endpoints.allocate(&request("c1", "web")).expect("the same"), first);
-    let veth = Veth { ifindex: 7, mac: "02:00:00:00:00:01".into() };
+    let veth = Veth { ifindex: 7, mac: "02:00:00:00:00:01".into(), netns_cookie: 9 };
     endpoints.set_veth(&first.attachment, veth.clone()).expect("known");
 
     let mut again = open(&dir);

@@ -66,11 +66,13 @@ fn only_pods_with_a_veth_and_a_policy_are_attached() {
     // A NetworkPolicy's ipBlock holds the one address; the other's prefix is of somebody else.
     let block = IpcacheTarget { identity: abi::IDENTITY_LOCAL_FIRST, endpoint: 1, flags: 8 };
     compiled.ipcache.insert("10.0.0.5/32".parse().expect("a net"), block);
-    let veths = BTreeMap::from([(1, 40), (9, 41)]);
+    let link = |ifindex| Link { ifindex, mac: [2, 0, 0, 0, 0, 1], netns_cookie: 77 };
+    let veths = BTreeMap::from([(1, link(40)), (9, link(41))]);
     let state = KernelState::new(&snapshot, &compiled, &veths, &mut ServiceNumbers::default());
     assert_eq!(state.endpoints.keys().copied().collect::<Vec<_>>(), [40]);
     let entry = state.endpoints[&40];
     assert_eq!((entry.id, entry.identity_v4, entry.identity_v6), (1, block.identity, 300));
     assert_eq!(entry.ipv4, abi::Addr::v4([10, 0, 0, 5]));
     assert!(!entry.ipv6.is_v4());
+    assert_eq!((entry.mac, entry.netns_cookie), ([2, 0, 0, 0, 0, 1], 77));
 }
