@@ -21,7 +21,7 @@ use abi::MAX_POLICY_ENTRIES;
 use crate::compiled::{CompiledPolicy, EndpointPolicy};
 use crate::identity::LocalIdentities;
 use crate::model::Rule;
-use crate::snapshot::{NamedPort, PolicyObject, Settings, Snapshot};
+use crate::snapshot::{Labels, NamedPort, PolicyObject, Settings, Snapshot};
 
 use endpoint::{Build, BuiltIn};
 use numbers::RuleNumbers;
@@ -77,15 +77,19 @@ impl Compiler {
         let mut built = HashMap::new();
         let mut endpoints = BTreeMap::new();
         let mut alarms = Vec::new();
+        // Pods of one workload have one label set: its selectors are read once.
+        let mut selecting: HashMap<&Labels, Vec<&Resolved<'_>>> = HashMap::new();
         for endpoint in snapshot.endpoints.values().filter(|e| e.id != 0 && !e.host_network) {
-            let own: Vec<&Resolved<'_>> =
-                resolved.iter().filter(|r| r.rule.subject.matches(&endpoint.identity_labels)).collect();
-            let key = self.key(&own, &endpoint.named_ports);
+            let labels = &*endpoint.identity_labels;
+            let own = selecting
+                .entry(labels)
+                .or_insert_with(|| resolved.iter().filter(|r| r.rule.subject.matches(labels)).collect());
+            let key = self.key(own, &endpoint.named_ports);
             let policy = match built.get(&key).or_else(|| self.built.get(&key)) {
                 Some(policy) => Arc::clone(policy),
                 None => {
                     let build = Build::new(&self.settings, &peers, built_in);
-                    Arc::new(build.policy(&own, &key.named_ports))
+                    Arc::new(build.policy(own, &key.named_ports))
                 }
             };
             if policy.entries.len() > MAX_POLICY_ENTRIES as usize {

@@ -1,6 +1,7 @@
 //! Why a flow passes or not: asks [`abi::decide`] and [`L7Policy`] the way kernel and proxy do, and names
 //! the rule, or what came nearest.
 
+mod denial;
 mod nearest;
 mod party;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use abi::{Direction, DropReason, Verdict, decide, proto};
 
@@ -16,6 +18,7 @@ use crate::l7::{HeaderAction, Headers, L7Policy, L7Verdict, RequestHead};
 use crate::model::BUILT_IN;
 use crate::snapshot::{Endpoint, Snapshot};
 
+pub use denial::Selecting;
 pub use party::{Party, PartyError};
 
 /// A question about the first packet of a flow and, with `http`, one request on it.
@@ -119,6 +122,9 @@ pub struct Side {
     pub rule_ref: Option<RuleRef>,
     /// Whether a refused policy denies it.
     pub refused: bool,
+    /// If no rule matched and that denies: the policies that turned default deny on, in the order of kind,
+    /// namespace and name.
+    pub closed_by: Vec<RuleRef>,
     /// For people: what would have allowed a similar flow, if no rule matched.
     pub nearest: Option<String>,
     /// What layer 7 says, if it was asked.
@@ -225,9 +231,9 @@ impl Ask<'_> {
             Verdict::Drop(reason) => (Outcome::Deny, Some(reason)),
         };
         let rule_ref = self.compiled.rules.get(&decision.rule).cloned();
-        let nearest = (decision.rule == 0 && outcome == Outcome::Deny)
-            .then(|| nearest::find(self.snapshot, endpoint, direction, peer, proto, self.port))
-            .flatten();
+        let unmatched = (decision.rule == 0 && outcome == Outcome::Deny)
+            .then(|| Selecting::new(self.snapshot, Arc::clone(endpoint), direction));
+        let nearest = unmatched.as_ref().and_then(|s| s.nearest(self.snapshot, peer, proto, self.port));
         let http = match (&self.query.http, outcome) {
             (Some(http), Outcome::Redirect) => Some(self.http(endpoint, direction, peer.identity, http)?),
             _ => None,
@@ -239,8 +245,10 @@ impl Ask<'_> {
             outcome,
             reason,
             rule: decision.rule,
-            refused: outcome == Outcome::Deny && self.is_refusal(rule_ref.as_ref()),
+            refused: outcome == Outcome::Deny
+                && rule_ref.as_ref().is_some_and(|rule| is_refusal(self.snapshot, rule)),
             rule_ref,
+            closed_by: unmatched.map(|s| s.closed_by()).unwrap_or_default(),
             nearest,
             http,
         }))
@@ -270,16 +278,18 @@ impl Ask<'_> {
             },
         })
     }
+}
 
-    fn is_refusal(&self, rule: Option<&RuleRef>) -> bool {
-        let Some(rule) = rule.filter(|r| r.kind != BUILT_IN) else { return false };
-        let key = format!("{}/{}/{}", rule.kind, rule.namespace, rule.name);
-        let object = self.snapshot.policies.get(&key);
-        object.is_some_and(|o| {
-            let refuses = |r: &crate::model::Rule| r.action == crate::model::Action::Refuse;
-            o.rules.iter().any(|r| r.path == rule.path && refuses(r))
-        })
+/// Whether a rule is what a refused policy denies its subjects with.
+pub fn is_refusal(snapshot: &Snapshot, rule: &RuleRef) -> bool {
+    if rule.kind == BUILT_IN {
+        return false;
     }
+    let key = format!("{}/{}/{}", rule.kind, rule.namespace, rule.name);
+    snapshot.policies.get(&key).is_some_and(|object| {
+        let refuses = |r: &crate::model::Rule| r.action == crate::model::Action::Refuse;
+        object.rules.iter().any(|r| r.path == rule.path && refuses(r))
+    })
 }
 
 impl fmt::Display for RuleRef {
@@ -307,6 +317,13 @@ impl fmt::Display for Side {
             (Some(rule), _) => write!(f, " by {rule}")?,
             (None, Some(reason)) => write!(f, " ({})", reason.name())?,
             (None, None) => {}
+        }
+        match self.closed_by.as_slice() {
+            [] => {}
+            [one] => write!(f, ": default deny by {one}")?,
+            [first, others @ ..] => {
+                write!(f, ": default deny by {first} (and {} more)", others.len())?;
+            }
         }
         if self.refused {
             write!(f, " (this policy was refused and denies its subjects)")?;

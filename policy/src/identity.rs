@@ -94,6 +94,12 @@ impl Identities {
         }
     }
 
+    /// Released numbers that are not forgotten, ascending.
+    pub fn released(&self) -> impl Iterator<Item = u32> {
+        let tombstones = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Tombstone(_)));
+        tombstones.map(|(number, _)| *number)
+    }
+
     /// No map, connection or node remembers this released number: it may be given away. Numbers that were
     /// pushed on past it keep it as a tombstone, until they are gone themselves.
     pub fn forget(&mut self, number: u32) {

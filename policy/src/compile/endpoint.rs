@@ -1,5 +1,6 @@
 //! The policy of one endpoint.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use abi::{Direction, IDENTITY_HOST, MAX_POLICY_ENTRIES, PolicyEntry, PolicyKey, proto};
@@ -9,8 +10,8 @@ use super::numbers::RuleNumbers;
 use super::peers::Peers;
 use super::resolve::Resolved;
 use crate::compiled::{EndpointPolicy, RuleRef};
-use crate::l7::L7RuleSet;
-use crate::model::{self, Action, PortMatch, PortRule, PortSpec, Tier};
+use crate::l7::{HttpRule, L7RuleSet};
+use crate::model::{self, Action, PortMatch, PortSpec, Tier};
 use crate::precedence::{self, Class};
 use crate::snapshot::{AllowLocalhost, Enforcement, NamedPort, Settings};
 
@@ -32,8 +33,17 @@ impl BuiltIn {
     }
 }
 
-/// Peers (`None`: any) and the ports, first and last, that a rule names for them.
-type Reach = (Option<BTreeSet<u32>>, (u16, u16));
+/// Peers (`None`: any) and the ports, first and last, that a rule names for them. Borrowed where they are the
+/// rule's own: there may be thousands, for each of thousands of ports.
+type Reach<'r> = (Option<Cow<'r, BTreeSet<u32>>>, (u16, u16));
+
+/// What may become a layer 7 rule set; few do, so nothing is copied before that is known.
+struct Candidate<'r> {
+    direction: Direction,
+    reach: Reach<'r>,
+    rule: u32,
+    http: &'r [HttpRule],
+}
 
 /// Builds the policy of one endpoint.
 #[derive(Debug)]
@@ -83,8 +93,7 @@ impl<'a> Build<'a> {
         if !closed {
             let rule = self.built_in.default_allow;
             self.claim(None, None, (0, u16::MAX), Tier::Default, 0, Class::Allow, rule);
-            let any = (0, u16::MAX);
-            sets.push(L7RuleSet { direction, peers: None, ports: any, rule, http: Vec::new() });
+            sets.push(Candidate { direction, reach: (None, (0, u16::MAX)), rule, http: &[] });
         }
         if direction == Direction::Ingress && self.settings.allow_localhost == AllowLocalhost::Always {
             let rule = self.built_in.allow_localhost;
@@ -96,7 +105,12 @@ impl<'a> Build<'a> {
         self.l7.extend(with_layer_7(sets));
     }
 
-    fn rule(&mut self, resolved: &Resolved<'_>, named_ports: &[NamedPort], sets: &mut Vec<L7RuleSet>) {
+    fn rule<'r>(
+        &mut self,
+        resolved: &'r Resolved<'_>,
+        named_ports: &[NamedPort],
+        sets: &mut Vec<Candidate<'r>>,
+    ) {
         let rule = resolved.rule;
         let peers = resolved.peers.as_deref();
         if peers.is_some_and(BTreeSet::is_empty) {
@@ -111,19 +125,21 @@ impl<'a> Build<'a> {
             let [number] = resolved.numbers[..] else { return };
             self.claim(peers, None, (0, u16::MAX), rule.tier, rule.priority, plain, number);
             if rule.action == Action::Allow {
-                sets.push(set(rule.direction, peers, (0, u16::MAX), number, None));
+                let reach = (peers.map(Cow::Borrowed), (0, u16::MAX));
+                sets.push(Candidate { direction: rule.direction, reach, rule: number, http: &[] });
             }
             return;
         };
         for (part, number) in ports.iter().zip(&resolved.numbers) {
             let class = if part.http.is_some() { Class::RedirectStrict } else { plain };
             for port in &part.ports {
-                for (peers, range) in self.ports(rule.direction, port, peers, named_ports) {
-                    let peers = peers.as_ref();
+                for reach in self.ports(rule.direction, port, peers, named_ports) {
+                    let (peers, range) = (reach.0.as_deref(), reach.1);
                     let proto = Some(port.proto);
                     self.claim(peers, proto, range, rule.tier, rule.priority, class, *number);
                     if rule.action == Action::Allow && port.proto == proto::TCP {
-                        sets.push(set(rule.direction, peers, range, *number, Some(part)));
+                        let http = part.http.as_deref().unwrap_or_default();
+                        sets.push(Candidate { direction: rule.direction, reach, rule: *number, http });
                     }
                 }
             }
@@ -132,23 +148,24 @@ impl<'a> Build<'a> {
 
     /// The ranges that a port stands for, each with the peers it holds for. A name is looked up in the
     /// endpoint's own ports on ingress, in each peer's on egress.
-    fn ports(
+    fn ports<'r>(
         &self,
         direction: Direction,
         port: &PortMatch,
-        peers: Option<&BTreeSet<u32>>,
+        peers: Option<&'r BTreeSet<u32>>,
         named_ports: &[NamedPort],
-    ) -> Vec<Reach> {
+    ) -> Vec<Reach<'r>> {
+        let own = || peers.map(Cow::Borrowed);
         let (name, end) = match &port.port {
-            PortSpec::Any => return vec![(peers.cloned(), (0, u16::MAX))],
-            PortSpec::Range(first, last) => return vec![(peers.cloned(), (*first, *last))],
+            PortSpec::Any => return vec![(own(), (0, u16::MAX))],
+            PortSpec::Range(first, last) => return vec![(own(), (*first, *last))],
             PortSpec::Name(name, end) => (name, *end),
         };
         match direction {
             Direction::Ingress => named_ports
                 .iter()
                 .filter(|p| p.proto == port.proto && p.name.eq_ignore_ascii_case(name))
-                .map(|p| (peers.cloned(), (p.port, end.unwrap_or(p.port).max(p.port))))
+                .map(|p| (own(), (p.port, end.unwrap_or(p.port).max(p.port))))
                 .collect(),
             Direction::Egress => {
                 let mut by_port: BTreeMap<u16, BTreeSet<u32>> = BTreeMap::new();
@@ -162,7 +179,7 @@ impl<'a> Build<'a> {
                         }
                     }
                 }
-                by_port.into_iter().map(|(port, ids)| (Some(ids), (port, port))).collect()
+                by_port.into_iter().map(|(port, ids)| (Some(Cow::Owned(ids)), (port, port))).collect()
             }
         }
     }
@@ -219,20 +236,14 @@ fn key(peer: u32, direction: Direction, flat: &Flat) -> PolicyKey {
     }
 }
 
-fn set(
-    direction: Direction,
-    peers: Option<&BTreeSet<u32>>,
-    ports: (u16, u16),
-    rule: u32,
-    part: Option<&PortRule>,
-) -> L7RuleSet {
-    let http = part.and_then(|p| p.http.clone()).unwrap_or_default();
-    L7RuleSet { direction, peers: peers.cloned(), ports, rule, http }
-}
-
 /// The sets that matter at layer 7: those with rules, and plain ones for some of the same ports.
-fn with_layer_7(sets: Vec<L7RuleSet>) -> Vec<L7RuleSet> {
-    let http: Vec<(u16, u16)> = sets.iter().filter(|s| !s.http.is_empty()).map(|s| s.ports).collect();
+fn with_layer_7(candidates: Vec<Candidate<'_>>) -> Vec<L7RuleSet> {
+    let http: Vec<_> = candidates.iter().filter(|c| !c.http.is_empty()).map(|c| c.reach.1).collect();
     let meets = |a: (u16, u16)| http.iter().any(|b| a.0 <= b.1 && b.0 <= a.1);
-    sets.into_iter().filter(|s| meets(s.ports)).collect()
+    let kept = candidates.into_iter().filter(|c| meets(c.reach.1));
+    kept.map(|Candidate { direction, reach: (peers, ports), rule, http }| {
+        let peers = peers.map(Cow::into_owned);
+        L7RuleSet { direction, peers, ports, rule, http: http.to_vec() }
+    })
+    .collect()
 }

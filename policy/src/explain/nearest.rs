@@ -1,6 +1,8 @@
 //! The rule that would have allowed a similar flow. Advice for people: it reads the rules as written, and
 //! has no say in any verdict.
 
+use std::sync::Arc;
+
 use abi::Direction;
 use ipnet::IpNet;
 
@@ -11,6 +13,7 @@ use crate::snapshot::{Endpoint, PolicyObject, Snapshot};
 /// What came nearest, as a sentence.
 pub(super) fn find(
     snapshot: &Snapshot,
+    objects: &[Arc<PolicyObject>],
     endpoint: &Endpoint,
     direction: Direction,
     peer: &Party,
@@ -24,7 +27,7 @@ pub(super) fn find(
         }
     };
     let mut best: Option<(u8, String)> = None;
-    for object in snapshot.policies.values() {
+    for object in objects {
         for rule in &object.rules {
             let applies = rule.direction == direction
                 && rule.action == Action::Allow
