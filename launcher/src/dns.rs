@@ -8,12 +8,6 @@ use serde_json::{Value, json};
 
 /// Namespace and name of the Service.
 pub const SERVICE: (&str, &str) = ("kube-system", "kube-dns");
-/// Suggested addresses of the Service.
-pub const DEFAULT_ADDRESSES: [IpAddr; 2] = [
-    IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 10)),
-    IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x10)),
-];
-
 /// The Namespace, the Service and the Pod. `addresses` are the Service's, at most one of each family;
 /// names outside the cluster go to `upstreams`, or nowhere.
 pub fn manifests(

@@ -44,6 +44,8 @@ pub(crate) async fn run(shared: Arc<Shared>, plan: Arc<PodPlan>, mut stop: Stop)
     for warning in &plan.warnings {
         warn!(pod = %key, "{warning}");
     }
+    // Before the pod is attached: one that nobody had called unready would count as ready at once.
+    shared.board.told(key).await;
     let Some(sandbox) = surroundings(&shared, &plan, &mut stop).await else { return };
     let sandbox = Arc::new(sandbox);
     let addresses = sandbox.addresses.clone();

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -27,6 +27,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Longest wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the agent to hear of a pod before its network is made.
+const TOLD_MAX: Duration = Duration::from_secs(5);
 /// Longest answer read, bytes.
 const ANSWER_MAX: usize = 64 << 10;
 
@@ -40,6 +42,8 @@ pub(crate) struct Reporter {
 struct Shared {
     wanted: Mutex<BTreeMap<PodKey, bool>>,
     changed: Notify,
+    /// What this connection's agent was told.
+    said: watch::Sender<BTreeMap<PodKey, bool>>,
 }
 
 impl Reporter {
@@ -55,6 +59,14 @@ impl Reporter {
         if self.shared.lock().insert(key.clone(), ready) != Some(ready) {
             self.shared.changed.notify_one();
         }
+    }
+
+    /// Waits until the agent knows what was set last, at most [`TOLD_MAX`].
+    pub(crate) async fn told(&self, key: &PodKey) {
+        let mut said = self.shared.said.subscribe();
+        let known = |said: &BTreeMap<PodKey, bool>| said.get(key) == self.shared.lock().get(key);
+        // An agent that is away cannot take a pod either: whoever waits finds out by itself.
+        timeout(TOLD_MAX, said.wait_for(known)).await.ok();
     }
 
     /// Says no more about a pod.
@@ -83,11 +95,11 @@ async fn serve(socket: &Path, shared: &Shared) -> Result<(), Box<dyn std::error:
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let mut connection = tokio::spawn(connection);
-    let mut said: BTreeMap<PodKey, bool> = BTreeMap::new();
+    shared.said.send_replace(BTreeMap::new());
     let outcome = loop {
         let wanted = shared.lock().clone();
-        said.retain(|key, _| wanted.contains_key(key));
-        match say(&mut sender, &wanted, &mut said).await {
+        shared.said.send_modify(|said| said.retain(|key, _| wanted.contains_key(key)));
+        match say(&mut sender, &wanted, &shared.said).await {
             Ok(complete) => {
                 let pause =
                     async { if complete { std::future::pending().await } else { sleep(RETRY_PAUSE).await } };
@@ -108,15 +120,19 @@ async fn serve(socket: &Path, shared: &Shared) -> Result<(), Box<dyn std::error:
 async fn say(
     sender: &mut SendRequest<Full<Bytes>>,
     wanted: &BTreeMap<PodKey, bool>,
-    said: &mut BTreeMap<PodKey, bool>,
+    said: &watch::Sender<BTreeMap<PodKey, bool>>,
 ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
     let mut complete = true;
     for (key, ready) in wanted {
-        if said.get(key) == Some(ready) {
+        if said.borrow().get(key) == Some(ready) {
             continue;
         }
         match timeout(ANSWER_TIMEOUT, post(sender, key, *ready)).await?? {
-            status if status.is_success() => drop(said.insert(key.clone(), *ready)),
+            status if status.is_success() => {
+                said.send_modify(|said| {
+                    said.insert(key.clone(), *ready);
+                });
+            }
             status => {
                 debug!(pod = %key, %status, "the agent does not take this pod's readiness yet");
                 complete = false;

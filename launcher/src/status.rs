@@ -77,6 +77,11 @@ impl Board {
         self.reporter.set(key, false);
     }
 
+    /// Waits until the agent knows of the pod what was noted last, or cannot be told.
+    pub(crate) async fn told(&self, key: &PodKey) {
+        self.reporter.told(key).await;
+    }
+
     /// A pod that cannot be run.
     pub(crate) fn refuse(&self, key: &PodKey, message: String) {
         self.begin(key, std::iter::empty(), message);

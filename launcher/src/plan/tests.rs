@@ -203,7 +203,7 @@ fn restarts_back_off_as_kubelet_does() {
 
 #[test]
 fn the_dns_server_is_a_pod_that_we_can_run() {
-    let addresses = crate::dns::DEFAULT_ADDRESSES;
+    let addresses = ["10.96.0.10", "fd00:10:96::10"].map(|ip| ip.parse().unwrap());
     let heddle = std::path::Path::new("/usr/bin/heddle");
     let all =
         crate::dns::manifests(heddle, "x", &addresses, "cluster.local", &["192.0.2.53".parse().unwrap()]);
