@@ -48,6 +48,8 @@ pub struct Agent {
     /// Wakes the publisher.
     pub wake: Arc<Notify>,
     pub pods: Box<dyn Pods>,
+    /// Whether the cluster's DNS server is among the manifests by [`args::NodeArgs::cluster_dns`].
+    pub cluster_dns: bool,
     /// The node's network; none in tests of the API alone.
     pub plumbing: Option<Plumbing>,
 }

@@ -3,6 +3,7 @@
 //! drop its privileges while it has just one.
 
 pub mod check;
+pub mod files;
 pub mod flows;
 pub mod lint;
 pub mod offline;
@@ -70,7 +71,8 @@ enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the version of the program and of the layout that it shares with the kernel programs.
-    Version,
+    #[command(after_help = "Examples:\n  heddle version\n  heddle version -o json | jq -r .version")]
+    Version(show::VersionArgs),
 }
 
 /// Parses the command line, runs the subcommand, prints its error.
@@ -120,11 +122,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             print_line(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Version => {
-            let (version, layout) = (env!("CARGO_PKG_VERSION"), abi::ABI_VERSION);
-            print_line(&format!("heddle {version} (kernel layout v{layout})"));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Version(args) => args.run(),
     }
 }
 

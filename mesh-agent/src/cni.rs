@@ -44,6 +44,10 @@ const CONFIG_MAX: u64 = 1 << 20;
 /// {"cniVersion": "1.1.0", "name": "heddle", "type": "heddle"} into its configuration folder; "instance"
 /// names another instance than `default`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  ln -s $(command -v heddle) /opt/cni/bin/heddle
+  echo '{\"cniVersion\": \"1.1.0\", \"name\": \"heddle\", \"type\": \"heddle\"}' > /etc/cni/net.d/10-heddle.conf
+  CNI_COMMAND=STATUS heddle cni < /etc/cni/net.d/10-heddle.conf    can pods be attached now?")]
 pub struct Args {}
 
 impl Args {

@@ -33,6 +33,9 @@ const AGENT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Serve the names of the cluster's services (runs as the pod behind kube-dns)
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  heddle dns                                            what `heddle run --run-pods` starts as a pod
+  heddle dns --upstream 192.0.2.53 --upstream 9.9.9.9   other names go to these, in this order")]
 pub struct Args {
     /// The domain that is ours.
     #[arg(long, default_value = "cluster.local")]

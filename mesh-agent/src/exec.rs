@@ -10,13 +10,11 @@ use crate::cli::Global;
 
 /// Run a command inside a pod that this machine runs
 ///
-/// The command gets the pod's network, files, environment and privileges. Examples:
-///
-///   heddle exec shop/web -- curl -s http://orders/
-///
-///   heddle exec shop/web -c server -- sh
+/// The command gets the pod's network, files, environment and privileges.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Examples:
+  heddle exec shop/web -- curl -s http://orders/
+  heddle exec shop/web -c server -- sh")]
 pub struct Args {
     /// The pod as NAMESPACE/NAME; without a namespace it is `default`.
     pod: String,

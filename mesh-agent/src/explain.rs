@@ -1,16 +1,19 @@
 //! `policy explain`: from names as users write them to [`policy::explain`], and its answer as JSON and text.
 //! The decision itself is the policy crate's, the very code that kernel and proxy run.
 
+mod request;
+
 use std::net::SocketAddr;
 
 use abi::proto;
-use policy::explain::{Explanation, HttpQuery, HttpSide, Query, Side};
+use policy::explain::{Explanation, HttpSide, Outcome, Query, Side};
 use policy::{CompiledPolicy, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use crate::api::types::ExplainRequest;
 use crate::flows::PolicyName;
 use crate::flows::label_list;
+pub use request::RequestAnswer;
 
 /// Answer to [`ExplainRequest`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct Answer {
     /// The destination's ingress policy; absent if the destination is no pod of this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<SideAnswer>,
+    /// The request as the proxy judges it, if one was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestAnswer>,
     /// All of it for people.
     pub text: String,
 }
@@ -69,6 +75,10 @@ pub struct SideAnswer {
     /// That policy was refused and denies its subjects.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
+    /// The policies that turned default deny on, if no rule decided and that denies; in the order of kind,
+    /// namespace and name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub default_deny: Vec<PolicyName>,
     /// What would have allowed a similar connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nearest: Option<String>,
@@ -97,21 +107,40 @@ pub fn explain(
     compiled: &CompiledPolicy,
     question: &ExplainRequest,
 ) -> Result<Answer, String> {
+    let request = question.request.as_ref().map(request::canonical);
+    let (request, http) = request.map_or((None, None), |(answer, query)| (Some(answer), query));
     let query = Query {
         from: end(snapshot, &question.from),
         to: end(snapshot, &question.to),
         proto: protocol(&question.protocol)?,
         port: question.port,
-        http: question.request.as_ref().map(|request| HttpQuery {
-            method: request.method.clone(),
-            path: request.path.clone(),
-            host: request.host.clone(),
-            headers: request.headers.clone(),
-        }),
+        http,
     };
     let explanation =
         policy::explain::explain(snapshot, compiled, &query).map_err(|error| error.to_string())?;
-    Ok(answer(&explanation))
+    let mut answer = answer(&explanation);
+    if let (Some(request), Some(asked)) = (&request, &question.request) {
+        add_request(&mut answer, explanation.outcome, request, &asked.path);
+    }
+    answer.request = request;
+    Ok(answer)
+}
+
+/// What the proxy does to the request before rules are asked. A connection that does not go through it is not
+/// looked into.
+fn add_request(answer: &mut Answer, outcome: Outcome, request: &RequestAnswer, asked: &str) {
+    match (request.refused_status, &request.refused_why) {
+        (Some(status), Some(why)) if outcome == Outcome::Redirect => {
+            answer.verdict = Outcome::Deny.name().to_owned();
+            let first = answer.text.split_once(": ").map_or("", |(_, rest)| rest);
+            answer.text =
+                format!("deny: {first}  the proxy answers {status} before any rule is asked: {why}\n");
+        }
+        (None, _) if request.path != asked && outcome == Outcome::Redirect => {
+            answer.text += &format!("  {asked} is judged, and forwarded, as {}\n", request.path);
+        }
+        _ => {}
+    }
 }
 
 /// `world` and the like are entities; `namespace/name` of a service, where no pod has that name, is its
@@ -165,6 +194,7 @@ fn answer(explanation: &Explanation) -> Answer {
         }),
         egress: explanation.egress.as_ref().map(side),
         ingress: explanation.ingress.as_ref().map(side),
+        request: None,
         text: explanation.to_string(),
     }
 }
@@ -176,6 +206,7 @@ fn side(side: &Side) -> SideAnswer {
         reason: side.reason.map(|reason| reason.name().to_owned()).unwrap_or_default(),
         policy: side.rule_ref.as_ref().map(PolicyName::from),
         refused: side.refused,
+        default_deny: side.closed_by.iter().map(PolicyName::from).collect(),
         nearest: side.nearest.clone(),
         http: side.http.as_ref().map(http),
     }

@@ -2,6 +2,7 @@
 //! records become one shape ([`Flow`], made in [`view`]), the newest stay in a ring ([`FlowLog`]), and
 //! [`filter`] picks those that someone asked for.
 
+mod denials;
 pub mod filter;
 pub mod view;
 
@@ -18,6 +19,9 @@ use tokio::sync::broadcast;
 pub const RING_MAX: usize = 8192;
 /// Flows that a slow follower may be behind before it loses some (and is told how many).
 const FOLLOW_MAX: usize = 4096;
+
+/// Policies behind one default deny that a flow names.
+pub const DEFAULT_DENY_MAX: usize = 16;
 
 /// One connection, request or dropped packet. Field names and values are stable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,7 +44,18 @@ pub struct Flow {
     /// The policy that decided, absent if none did (default deny).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyName>,
-    /// For people: what of the nearest rule did not match.
+    /// With `policy`: it was refused, and denies what it selects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+    /// With a drop that no rule decided: the policies that turned default deny on for this pod and
+    /// direction, each with its first rule that does, in the order of kind, namespace and name. At most
+    /// [`DEFAULT_DENY_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub default_deny: Vec<PolicyName>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub default_deny_more: u32,
+    /// For people: what of the nearest rule did not match, or which rule came nearest.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// TCP flags of the packet, such as `SYN`.
@@ -138,6 +153,14 @@ impl From<&RuleRef> for PolicyName {
     }
 }
 
+impl std::fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let slash = if self.namespace.is_empty() { "" } else { "/" };
+        write!(f, "{} {}{slash}{}", self.kind, self.namespace, self.name)?;
+        if self.rule.is_empty() { Ok(()) } else { write!(f, " {}", self.rule) }
+    }
+}
+
 /// An ICMP message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Icmp {
@@ -164,8 +187,8 @@ pub struct L7 {
 }
 
 /// `skip_serializing_if` wants a reference.
-fn is_zero(port: &u16) -> bool {
-    *port == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// `key=value` of each label, just `key` where the value is empty.

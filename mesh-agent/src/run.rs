@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -103,9 +103,22 @@ impl Args {
                 return Err(error);
             }
         };
-        say(&format!("ready after {:.1} s; Ctrl-C ends it", begin.elapsed().as_secs_f32()));
+        let what = if self.run_pods { "the node is ready" } else { "ready" };
+        say(&format!("{what} after {:.1} s; Ctrl-C ends it", begin.elapsed().as_secs_f32()));
+        let follow = async {
+            if self.run_pods {
+                let told = pods::all_ready(&client);
+                let tell = async {
+                    let pods = told.await;
+                    say(&format!("all {pods} pods are ready after {:.1} s", begin.elapsed().as_secs_f32()));
+                };
+                tokio::join!(pods::follow(&client, pods.as_mut()), tell);
+            } else {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
-            () = pods::follow(&client, pods.as_mut()) => {}
+            () = follow => {}
             () = signals.next() => {}
         }
         if let Some(pods) = &mut pods {
@@ -142,7 +155,7 @@ impl Args {
             arguments.extend(["--workers".to_owned(), workers.to_string()]);
         }
         children.start("proxy", arguments)?;
-        ready(client, children, "proxy", |status| status.ready).await?;
+        ready(client, children, "proxy", |status| status.enforcing).await?;
         if !self.run_pods {
             return Ok(None);
         }
@@ -187,9 +200,7 @@ fn prerequisites(args: &NodeArgs) -> anyhow::Result<()> {
         );
     }
     ensure_bpffs()?;
-    let manifests = args.manifests.display();
-    std::fs::read_dir(&args.manifests).with_context(|| format!("--manifests {manifests}"))?;
-    Ok(())
+    Ok(crate::sources::readable(&args.manifests)?)
 }
 
 fn lock_path(instance: &Instance) -> PathBuf {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -57,17 +57,46 @@ pub struct Published {
     pub snapshot: Arc<Snapshot>,
     /// What is refused, or perhaps not meant as it is written.
     pub problems: Arc<Vec<Problem>>,
+    /// Objects whose newest version is refused and whose last valid one is in force, by
+    /// `kind/namespace/name`: since when that has been so, RFC 3339.
+    pub last_valid: Arc<BTreeMap<String, String>>,
     /// Manifests of the pods in force, of every node, by `namespace/name`.
     pub pods: Arc<BTreeMap<String, Arc<Pod>>>,
     /// The newest change of the [`Registry`] that the snapshot has.
     pub registered: u64,
 }
 
+/// The folder of manifests cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("--manifests {folder}: {source}: {}", self.remedy())]
+pub struct FolderError {
+    folder: PathBuf,
+    source: io::Error,
+}
+
+impl FolderError {
+    fn remedy(&self) -> &'static str {
+        match self.source.kind() {
+            io::ErrorKind::NotFound => "make the folder, or name the one that holds your YAML",
+            io::ErrorKind::NotADirectory => "name the folder that holds the file",
+            _ => "it must be readable by root",
+        }
+    }
+}
+
+/// Whether `folder` is one that manifests can be read from.
+///
+/// # Errors
+/// It is not, with the remedy.
+pub fn readable(folder: &Path) -> Result<(), FolderError> {
+    std::fs::read_dir(folder).map(drop).map_err(|source| FolderError { folder: folder.to_owned(), source })
+}
+
 /// Why there is no source.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("manifests folder {folder}: {source}")]
-    Folder { folder: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error("cannot start a thread: {0}")]

@@ -33,10 +33,12 @@ pub struct NodeArgs {
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Range for pods' addresses, one or more; a Node manifest's spec.podCIDRs come first.
-    #[arg(long = "pod-cidr", value_name = "CIDR", default_values = ["10.244.0.0/24", "fd00:10:244::/64"])]
+    #[arg(long = "pod-cidr", value_name = "CIDR", value_parser = pod_cidr)]
+    #[arg(default_values = ["10.244.0.0/24", "fd00:10:244::/64"])]
     pub pod_cidrs: Vec<IpNet>,
     /// Range for the addresses of services that ask for one.
-    #[arg(long = "service-cidr", value_name = "CIDR", default_values = ["10.96.0.0/16", "fd00:10:96::/112"])]
+    #[arg(long = "service-cidr", value_name = "CIDR", value_parser = cidr)]
+    #[arg(default_values = ["10.96.0.0/16", "fd00:10:96::/112"])]
     pub service_cidrs: Vec<IpNet>,
     /// Add a DNS server to the manifests, Service kube-system/kube-dns and its pod, unless they have one.
     /// `heddle run --run-pods` does so anyway.
@@ -61,8 +63,8 @@ pub struct NodeArgs {
     /// the node and of its pods. [default: all of the machine]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
-    /// User and group of the proxy.
-    #[arg(long, default_value_t = PROXY_UID)]
+    /// User and group of the proxy; not root.
+    #[arg(long, default_value_t = PROXY_UID, value_parser = proxy_uid, value_name = "NUMBER")]
     pub uid: u32,
     /// Events that each CPU may report in a second; what is left out is counted. 0 = no limit.
     #[arg(long, default_value_t = 1000, value_name = "N")]
@@ -70,12 +72,57 @@ pub struct NodeArgs {
     /// UDP port of a tunnel between nodes: no pod may send to it.
     #[arg(long, default_value_t = 8472, value_name = "PORT")]
     pub tunnel_port: u16,
-    /// Where Prometheus reads.
-    #[arg(long, default_value = "[::]:15020", value_name = "ADDRESS")]
+    /// Where Prometheus reads, ADDRESS:PORT: nothing but metrics is served there. By default on every
+    /// address, as scrapers expect of a node; 127.0.0.1:15020 keeps it to the node itself.
+    #[arg(long, default_value = "[::]:15020", value_name = "ADDRESS", value_parser = listen_address)]
     pub metrics_address: SocketAddr,
     /// Address of an API server outside the cluster's nodes (entity kube-apiserver).
     #[arg(long = "kube-apiserver", value_name = "IP")]
     pub kube_apiserver: Vec<IpAddr>,
+}
+
+/// A block of addresses as CIDR.
+fn cidr(text: &str) -> Result<IpNet, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        let bits = if ip.is_ipv4() { 24 } else { 64 };
+        return Err(format!("the prefix length is missing: write for example {ip}/{bits}"));
+    }
+    let net: IpNet = text.parse().map_err(|_| {
+        "not ADDRESS/PREFIX-LENGTH: write for example 10.244.0.0/24 or fd00:10:244::/64".to_owned()
+    })?;
+    if net.trunc() != net {
+        return Err(format!("address bits are set behind the prefix: did you mean {}?", net.trunc()));
+    }
+    Ok(net)
+}
+
+/// A block for pods' addresses: none that cannot be theirs, and room for one.
+fn pod_cidr(text: &str) -> Result<IpNet, String> {
+    let net = cidr(text)?;
+    let ip = net.network();
+    if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() {
+        return Err("pods cannot have these addresses: use a private range such as 10.244.0.0/24".into());
+    }
+    let own = u32::from(net.max_prefix_len() - net.prefix_len());
+    if own < 2 {
+        return Err(format!("too small for a pod: use a prefix of {} or shorter", net.max_prefix_len() - 2));
+    }
+    Ok(net)
+}
+
+/// A number that the proxy may become.
+fn proxy_uid(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err(format!("the proxy does not run as root: use another number, such as {PROXY_UID}")),
+        Ok(uid) if uid != u32::MAX => Ok(uid),
+        _ => Err(format!("not the number of a user: use one such as {PROXY_UID}")),
+    }
+}
+
+/// An address with its port.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let remedy = "not ADDRESS:PORT: write for example 127.0.0.1:15020 or [::]:15020";
+    text.parse().map_err(|_| remedy.to_owned())
 }
 
 /// `--allow-localhost`.
@@ -149,5 +196,30 @@ impl NodeArgs {
             all.push("--no-masquerade".into());
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_values_name_the_remedy() {
+        let check = |result: Result<(), String>, part: &str| {
+            let text = result.expect_err(part);
+            assert!(text.contains(part), "{text}");
+        };
+        let pods = |text| pod_cidr(text).map(drop);
+        check(pods("10.244.0.1"), "10.244.0.1/24");
+        check(pods("10.244.0.1/24"), "did you mean 10.244.0.0/24?");
+        check(pods("10.244.0.0/33"), "10.244.0.0/24 or fd00");
+        check(pods("10.244.0.0/31"), "prefix of 30 or shorter");
+        check(pods("127.0.0.0/8"), "private range");
+        check(pods("shop"), "ADDRESS/PREFIX-LENGTH");
+        assert!(pod_cidr("10.244.0.0/24").is_ok() && pod_cidr("fd00:10:244::/64").is_ok());
+        check(proxy_uid("0").map(drop), "not run as root");
+        check(proxy_uid("www-data").map(drop), "64815");
+        check(listen_address(":15020").map(drop), "127.0.0.1:15020");
+        check(listen_address("15020").map(drop), "ADDRESS:PORT");
     }
 }

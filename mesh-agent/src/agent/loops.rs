@@ -4,22 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebpf_redirect::{Datapath, Events};
+use ipnet::IpNet;
 use l7_proxy::wire;
 use policy::Snapshot;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Agent;
 use super::args::{Localhost, NodeArgs};
-use crate::flows::view::wall_offset_ns;
+use super::endpoints::Endpoints;
+use crate::flows::view::{View, wall_offset_ns};
 use crate::node::{Device, NetworkChanges, NodeConfig, Plumbing};
+use crate::publish::Published;
 
+/// How long flows wait for the names of the revision that decided them. The proxy has it first, and the kernel
+/// may wait a second for its acknowledgement.
+const VIEW_MAX: Duration = Duration::from_secs(2);
 /// How often expired connections are looked for.
 const GARBAGE_EVERY: Duration = Duration::from_secs(10);
 /// How often deletions that the CNI plugin left are looked for.
 const DELETIONS_EVERY: Duration = Duration::from_secs(3);
 /// How often veths that vanished are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// The node's devices and addresses are looked at this often without any notice of a change.
+const NETWORK_EVERY: Duration = Duration::from_secs(60);
 /// The node's devices are looked at this long after a change, since changes come in swarms.
 const NETWORK_SETTLE: Duration = Duration::from_millis(500);
 
@@ -28,7 +36,7 @@ pub(super) async fn kernel_flows(agent: Arc<Agent>, mut events: Events) {
     loop {
         match events.next().await {
             Ok(batch) => {
-                let view = agent.published.borrow().view.clone();
+                let view = view_of(&agent, batch.iter().map(|event| (event.revision, event.rule))).await;
                 let offset = wall_offset_ns();
                 agent.metrics.flows.inc_by(batch.len() as u64);
                 batch.iter().for_each(|event| agent.flows.push(view.kernel_flow(event, offset)));
@@ -41,10 +49,29 @@ pub(super) async fn kernel_flows(agent: Arc<Agent>, mut events: Events) {
     }
 }
 
+/// The names to show flows with. Kernel and proxy are a moment ahead: what they decided by a revision is named
+/// by that revision, as soon as it is published. The kernel's policies change before its revision does, so a
+/// rule that nobody knows is waited for, too.
+async fn view_of(agent: &Agent, decided_by: impl Iterator<Item = (u32, u32)>) -> Arc<View> {
+    let mut published = agent.published.clone();
+    let decided_by: Vec<(u32, u32)> = decided_by.collect();
+    let knows_all = |state: &Arc<Published>| {
+        decided_by.iter().all(|(revision, rule)| {
+            // Revisions go round.
+            let ahead = revision.wrapping_sub(state.revision);
+            let is_past = ahead == 0 || ahead > u32::MAX / 2;
+            is_past && (*rule == 0 || state.view.compiled.rules.contains_key(rule))
+        })
+    };
+    // Without it in time the names before are better than none.
+    let _ = timeout(VIEW_MAX, published.wait_for(knows_all)).await.map(drop);
+    agent.published.borrow().view.clone()
+}
+
 /// Access records become flows.
 pub(super) async fn proxy_flows(agent: Arc<Agent>, mut records: mpsc::Receiver<wire::Flows>) {
     while let Some(batch) = records.recv().await {
-        let view = agent.published.borrow().view.clone();
+        let view = view_of(&agent, batch.flows.iter().map(|flow| (flow.revision, flow.rule))).await;
         agent.metrics.flows_lost.inc_by(batch.lost);
         agent.metrics.flows.inc_by(batch.flows.len() as u64);
         batch.flows.iter().for_each(|record| agent.flows.push(view.proxy_flow(record)));
@@ -85,15 +112,20 @@ async fn release_deleted(agent: &Agent) {
     }
 }
 
-/// Puts the program onto new devices toward the outside.
+/// Follows the node's network: its addresses, and the devices toward the outside, which get the program.
 pub(super) async fn network(agent: Arc<Agent>, names: Vec<String>) {
     let Some(plumbing) = &agent.plumbing else { return };
     let mut changes = match NetworkChanges::listen() {
         Ok(changes) => changes,
-        Err(error) => return tracing::error!("{error}: new devices are not noticed"),
+        Err(error) => return tracing::error!("{error}: new devices and addresses are not noticed"),
     };
     loop {
-        changes.changed().await;
+        match plumbing.own_addresses().await {
+            Ok(addresses) => agent.pods.set_node_addresses(addresses),
+            Err(error) => tracing::error!("{error}: the node's addresses stay as they were"),
+        }
+        // A change may have come before anyone listened, and a notice can be lost.
+        let _ = timeout(NETWORK_EVERY, changes.changed()).await;
         tokio::time::sleep(NETWORK_SETTLE).await;
         match wanted_devices(plumbing, &names).await {
             Ok(devices) => {
@@ -117,29 +149,46 @@ pub(super) async fn network(agent: Arc<Agent>, names: Vec<String>) {
 pub(super) async fn ranges(agent: Arc<Agent>, args: NodeArgs, mut applied: NodeConfig) {
     let Some(plumbing) = &agent.plumbing else { return };
     let mut source = agent.pods.subscribe();
+    let mut pools = pod_cidrs(&source.borrow().snapshot, &args);
     while source.changed().await.is_ok() {
         let snapshot = source.borrow_and_update().snapshot.clone();
-        let wanted = node_config(&snapshot, &args);
+        let wanted_pools = pod_cidrs(&snapshot, &args);
+        if wanted_pools != pools {
+            if let Err(error) = agent.endpoints.lock().use_pod_cidrs(&wanted_pools) {
+                tracing::error!("Node {}: spec.podCIDRs: {error}: the ranges before stay", snapshot.node);
+            }
+            pools = wanted_pools;
+        }
+        let wanted = node_config(&snapshot, &args, &agent.endpoints.lock());
         if wanted == applied {
             continue;
         }
-        let pools = agent.endpoints.lock().use_pod_cidrs(&wanted.pod_cidrs);
-        if let Err(error) = pools {
-            tracing::error!("Node {}: spec.podCIDRs: {error}: the ranges before stay", snapshot.node);
-        } else if let Err(error) = plumbing.set_up(&wanted).await {
-            tracing::error!("Node {}: {error}", snapshot.node);
-        } else {
-            tracing::info!("the pod ranges are now {:?}", wanted.pod_cidrs);
+        match plumbing.set_up(&wanted).await {
+            Ok(()) => {
+                tracing::info!("the pod ranges are now {:?}", wanted.pod_cidrs);
+                applied = wanted;
+            }
+            // Tried again with the next change of anything.
+            Err(error) => tracing::error!("Node {}: {error}", snapshot.node),
         }
-        applied = wanted;
     }
 }
 
-/// What the node's network shall look like. The Node manifest's ranges come before the command line's.
-pub(super) fn node_config(snapshot: &Snapshot, args: &NodeArgs) -> NodeConfig {
+/// The ranges for new pods. The Node manifest's come before the command line's.
+pub(super) fn pod_cidrs(snapshot: &Snapshot, args: &NodeArgs) -> Vec<IpNet> {
     let node = snapshot.nodes.get(&snapshot.node);
     let of_manifest = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-    let pod_cidrs = if of_manifest.is_empty() { args.pod_cidrs.clone() } else { of_manifest };
+    if of_manifest.is_empty() { args.pod_cidrs.clone() } else { of_manifest }
+}
+
+/// What the node's network shall look like. A pod keeps its address when the ranges change, and must go on
+/// being a pod for the rules and for masquerading: addresses outside the ranges are named by themselves.
+pub(super) fn node_config(snapshot: &Snapshot, args: &NodeArgs, endpoints: &Endpoints) -> NodeConfig {
+    let mut pod_cidrs = pod_cidrs(snapshot, args);
+    let addresses = endpoints.iter().flat_map(|record| &record.addresses);
+    let outside = addresses.filter(|ip| !pod_cidrs.iter().any(|net| net.contains(*ip)));
+    let outside: Vec<IpNet> = outside.map(|ip| IpNet::from(*ip)).collect();
+    pod_cidrs.extend(IpNet::aggregate(&outside));
     let not_masqueraded = snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
     NodeConfig {
         pod_cidrs,

@@ -1,5 +1,6 @@
 //! The source of configuration as the rest of the agent sees it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -30,6 +31,8 @@ pub trait Pods: Send + Sync + std::fmt::Debug {
     fn register(&self, record: &Record);
     /// Takes them away. A newer attachment of the same pod keeps its own.
     fn unregister(&self, record: &Record);
+    /// Notes which addresses the node has now.
+    fn set_node_addresses(&self, addresses: Vec<IpAddr>);
     /// Manifests that were refused or are doubtful.
     fn problems(&self) -> Vec<Problem>;
     /// Everything that the source has published, now and from now on.
@@ -82,6 +85,10 @@ impl Pods for SourcePods {
 
     fn unregister(&self, record: &Record) {
         self.registry.remove(record.id);
+    }
+
+    fn set_node_addresses(&self, addresses: Vec<IpAddr>) {
+        self.registry.set_node_addresses(addresses);
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::ExitCode;
@@ -65,8 +64,8 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
     let source = sources.subscribe();
     let snapshot = source.borrow().snapshot.clone();
     let endpoints = Arc::new(EndpointTable::new(endpoints));
-    let node_config = loops::node_config(&snapshot, args);
-    endpoints.lock().use_pod_cidrs(&node_config.pod_cidrs)?;
+    endpoints.lock().use_pod_cidrs(&loops::pod_cidrs(&snapshot, args))?;
+    let node_config = loops::node_config(&snapshot, args, &endpoints.lock());
     plumbing.set_up(&node_config).await?;
     datapath.attach_cgroup(args.cgroup.as_deref().unwrap_or(&cgroups))?;
     datapath.attach_netns()?;
@@ -105,6 +104,7 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
         readiness: Mutex::new(HashMap::new()),
         wake,
         pods: Box::new(pods),
+        cluster_dns: args.cluster_dns,
         plumbing: Some(plumbing),
     });
     let tasks = Tasks { agent, publisher, proxies, source, events, flow_receiver, node_config };
@@ -208,9 +208,7 @@ async fn start_sources(
     endpoints: &Endpoints,
     revision: u32,
 ) -> anyhow::Result<Sources> {
-    let mut node_addresses: Vec<IpAddr> =
-        plumbing.addresses().await?.into_iter().map(|address| address.address).collect();
-    node_addresses.dedup();
+    let node_addresses = plumbing.own_addresses().await?;
     let options = sources::Options {
         manifests: args.manifests.clone(),
         state_dir: instance.state_dir(),

@@ -1,15 +1,23 @@
 //! The documents that are made from the state in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Pod;
+use policy::Snapshot;
 
 use super::types::{
-    AgentStatus, Endpoint, Endpoints, Identities, Identity, Policies, Policy, Problem, Service, Services,
-    Status,
+    AgentStatus, Endpoint, Endpoints, Identities, Identity, InForce, Policies, Policy, Problem, Service,
+    Services, Status,
 };
 use crate::agent::Agent;
 use crate::flows::label_list;
 use crate::flows::view::protocol;
 use crate::metrics::Gauges;
+use crate::publish::Published;
+use crate::sources::endpoints;
+
+/// The cluster's DNS.
+const DNS: &str = "kube-system/kube-dns";
 
 /// `GET /v1/status`.
 pub(super) fn status(agent: &Agent) -> Status {
@@ -23,18 +31,26 @@ pub(super) fn status(agent: &Agent) -> Status {
         .map(|message| Problem { object: "datapath".into(), message: message.clone() })
         .collect();
     problems.extend(proxy_problems(&published, &proxies));
+    let enforcing = published.revision != 0 && published.problems.is_empty() && keeps_up;
+    let names_resolve = !agent.cluster_dns || has_ready_backend(snapshot, DNS);
+    if published.revision != 0 && !names_resolve {
+        let message = "no pod behind it is ready: names of services do not resolve";
+        problems.push(Problem { object: format!("Service {DNS}"), message: message.into() });
+    }
     problems.extend(agent.pods.problems());
+    let pods = own_pods(agent, &snapshot.node);
     Status {
         instance: agent.instance.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
         node: snapshot.node.clone(),
-        ready: published.revision != 0 && published.problems.is_empty() && keeps_up,
+        ready: enforcing && names_resolve,
+        enforcing,
         revision: published.revision,
         agent: AgentStatus { pid: std::process::id() },
         proxy: proxies.last().cloned(),
         proxies,
-        endpoints_ready: published.endpoints.len(),
-        endpoints: agent.endpoints.lock().iter().count(),
+        endpoints_ready: pods.iter().filter(|key| is_ready(&published, key)).count(),
+        endpoints: pods.len(),
         services: published.view.compiled.services.len(),
         identities: published.view.compiled.identities.len(),
         policies: snapshot.policies.len(),
@@ -43,10 +59,29 @@ pub(super) fn status(agent: &Agent) -> Status {
     }
 }
 
-fn proxy_problems(
-    published: &crate::publish::Published,
-    proxies: &[crate::publish::proxy::ProxyStatus],
-) -> Vec<Problem> {
+/// `namespace/name` of this node's pods that have a network of their own: those of manifests and attached
+/// ones.
+fn own_pods(agent: &Agent, node: &str) -> BTreeSet<String> {
+    let mut pods: BTreeSet<_> = agent.endpoints.lock().iter().map(|record| record.pod_key()).collect();
+    let manifests = agent.pods.subscribe().borrow().pods.clone();
+    let here = |pod: &Pod| endpoints::node_name(pod, node) == node && !endpoints::is_host_network(pod);
+    pods.extend(manifests.iter().filter(|(_, pod)| here(pod)).map(|(key, _)| key.clone()));
+    pods
+}
+
+/// Whether the pod is enforced, and ready in the state that is in force: its services have it.
+fn is_ready(published: &Published, key: &str) -> bool {
+    let pod = published.view.snapshot.endpoints.get(key);
+    pod.is_some_and(|pod| pod.ready && published.endpoints.contains(&pod.id))
+}
+
+fn has_ready_backend(snapshot: &Snapshot, service: &str) -> bool {
+    let service = snapshot.services.get(service);
+    let mut backends = service.iter().flat_map(|service| &service.ports).flat_map(|port| &port.backends);
+    backends.any(|backend| backend.ready)
+}
+
+fn proxy_problems(published: &Published, proxies: &[crate::publish::proxy::ProxyStatus]) -> Vec<Problem> {
     let problem = |message: String| Problem { object: "proxy".into(), message };
     if proxies.is_empty() {
         let message = "not connected: connections that need layer 7 are dropped unless it serves its last \
@@ -129,12 +164,25 @@ pub(super) fn identities(agent: &Agent) -> Identities {
 /// `GET /v1/policies`.
 pub(super) fn policies(agent: &Agent) -> Policies {
     let published = agent.published.borrow().clone();
-    let policies = published.view.snapshot.policies.values().map(|policy| Policy {
-        kind: policy.kind.clone(),
-        namespace: policy.namespace.clone(),
-        name: policy.name.clone(),
-        rules: policy.rules.len(),
-        refused: policy.refused.clone(),
+    let last_valid = agent.pods.subscribe().borrow().last_valid.clone();
+    let policies = published.view.snapshot.policies.iter().map(|(key, policy)| {
+        let refuses = policy.rules.iter().any(|rule| rule.action == policy::model::Action::Refuse);
+        let in_force = match &policy.refused {
+            None => InForce::Newest,
+            Some(_) if refuses => InForce::Denial,
+            Some(_) if policy.rules.is_empty() => InForce::Nothing,
+            Some(_) => InForce::LastValid,
+        };
+        let since = last_valid.get(key).filter(|since| in_force == InForce::LastValid && !since.is_empty());
+        Policy {
+            kind: policy.kind.clone(),
+            namespace: policy.namespace.clone(),
+            name: policy.name.clone(),
+            rules: policy.rules.len(),
+            refused: policy.refused.clone(),
+            in_force,
+            since: since.cloned(),
+        }
     });
     Policies { policies: policies.collect() }
 }
@@ -144,7 +192,7 @@ pub(super) async fn metrics_page(agent: &Agent) -> String {
     let status = status(agent);
     let gauges = Gauges {
         revision: status.revision,
-        endpoints: status.endpoints_ready,
+        endpoints: agent.published.borrow().endpoints.len(),
         identities: status.identities,
         policies: status.policies,
         policies_refused: status.policies_refused,

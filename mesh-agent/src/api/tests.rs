@@ -68,6 +68,8 @@ impl Pods for Source {
         self.change(|snapshot| drop(snapshot.endpoints.remove(&record.pod_key())));
     }
 
+    fn set_node_addresses(&self, _addresses: Vec<std::net::IpAddr>) {}
+
     fn problems(&self) -> Vec<types::Problem> {
         Vec::new()
     }
@@ -129,6 +131,7 @@ async fn start() -> Fixture {
         readiness: Mutex::new(HashMap::new()),
         wake,
         pods: Box::new(source),
+        cluster_dns: false,
         plumbing: None,
     };
     let mut ready = agent.published.clone();

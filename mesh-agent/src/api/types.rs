@@ -16,8 +16,11 @@ pub struct Status {
     pub instance: String,
     pub version: String,
     pub node: String,
-    /// Policy is in force in the kernel, nothing is wrong with it, and a proxy keeps up.
+    /// `enforcing`, and names resolve if this node brings the cluster's DNS. Pods may still be starting:
+    /// compare `endpointsReady` with `endpoints`.
     pub ready: bool,
+    /// Policy is in force in the kernel, nothing is wrong with it, and a proxy keeps up.
+    pub enforcing: bool,
     /// Policy revision in force; 0 = none yet.
     pub revision: u32,
     pub agent: AgentStatus,
@@ -26,8 +29,9 @@ pub struct Status {
     pub proxy: Option<ProxyStatus>,
     /// All of them: two during a hand-over.
     pub proxies: Vec<ProxyStatus>,
-    /// Pods whose policy is in the kernel, and all attached ones.
+    /// Pods that are ready: enforced, called ready by whoever runs them, and behind their services.
     pub endpoints_ready: usize,
+    /// All pods of this node with a network of their own, attached yet or not.
     pub endpoints: usize,
     pub services: usize,
     pub identities: usize,
@@ -35,6 +39,13 @@ pub struct Status {
     pub policies_refused: usize,
     /// What is wrong, worst first.
     pub problems: Vec<Problem>,
+}
+
+impl Status {
+    /// Names resolve, services connect: the node is ready, and so is every pod of it.
+    pub fn all_ready(&self) -> bool {
+        self.ready && self.endpoints_ready == self.endpoints
+    }
 }
 
 /// The agent's process.
@@ -136,9 +147,29 @@ pub struct Policy {
     pub name: String,
     /// Rules in force.
     pub rules: usize,
-    /// Why the newest version was refused; the rules above are then the last valid ones, or denials.
+    /// Why the newest version was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    pub in_force: InForce,
+    /// With `lastValid`: since when that version has been in force, RFC 3339, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// Which version of a policy decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InForce {
+    /// The one that is written.
+    #[default]
+    Newest,
+    /// The newest is refused, the one before it stays.
+    LastValid,
+    /// It was never valid: what it selects is denied.
+    Denial,
+    /// It was never valid, and nobody can tell whom it means (a cluster-wide policy without a readable
+    /// selector).
+    Nothing,
 }
 
 /// A line of `GET /v1/pods`: what whoever runs pods needs to know.

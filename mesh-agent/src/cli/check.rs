@@ -8,11 +8,10 @@ use std::sync::Arc;
 use anyhow::bail;
 use serde::Serialize;
 
+use super::files::{self, FileArgs};
 use super::lint;
 use super::print_line;
-use super::show::{Output, OutputArgs, print_json};
 use super::table::printable;
-use crate::sources::directory;
 use crate::sources::file::Contents;
 use crate::sources::object::{Object, ObjectKey};
 use crate::sources::problem::{PlacedFault, Problem, Severity};
@@ -28,11 +27,8 @@ use crate::yaml;
   heddle policy check policy.yaml
   heddle policy check ./manifests -o json")]
 pub struct Args {
-    /// Files, or folders of .yaml, .yml and .json files.
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
     #[command(flatten)]
-    output: OutputArgs,
+    given: FileArgs,
 }
 
 /// What `-o json` prints. Stable.
@@ -58,16 +54,15 @@ struct Checked {
 
 impl Args {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let report = check(&self.files)?;
-        match self.output.output {
-            Output::Json => print_json(&report)?,
-            Output::Table => report.print(),
-        }
-        Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        self.given.finish(&check(&self.given.files)?)
     }
 }
 
-impl Report {
+impl super::files::Report for Report {
+    fn is_good(&self) -> bool {
+        self.valid
+    }
+
     /// One line for each object and each problem, in order of place.
     fn print(&self) {
         let refused = self.objects.iter().filter(|o| !o.valid).count();
@@ -99,25 +94,20 @@ fn check(paths: &[PathBuf]) -> anyhow::Result<Report> {
     let mut store = Store::default();
     let mut problems = Vec::new();
     let mut texts = BTreeMap::new();
-    for path in paths {
-        let (files, faults) =
-            if path.is_dir() { directory::files_below(path) } else { (vec![path.clone()], vec![]) };
-        problems
-            .extend(faults.into_iter().map(|(folder, fault)| placed(&folder, "", &fault, Severity::Error)));
-        for file in files {
-            if texts.contains_key(&file) {
-                continue;
+    let found = files::read(paths);
+    problems.extend(
+        found.faults.iter().map(|(folder, fault)| Problem::new(Severity::Error, folder, "", fault, "")),
+    );
+    for (file, text) in found.files {
+        let contents = match text {
+            Ok(text) => {
+                let contents = Contents::read(&file, &text);
+                texts.insert(file.clone(), text);
+                contents
             }
-            let contents = match directory::read_text(&file) {
-                Ok(text) => {
-                    let contents = Contents::read(&file, &text);
-                    texts.insert(file.clone(), text);
-                    contents
-                }
-                Err(reason) => Contents::unreadable(reason),
-            };
-            store.set_file(&Arc::new(file), contents);
-        }
+            Err(reason) => Contents::unreadable(reason),
+        };
+        store.set_file(&Arc::new(file), contents);
     }
     let objects: BTreeMap<ObjectKey, Object> =
         store.settle().into_iter().filter_map(|(key, object)| Some((key, object?))).collect();
@@ -126,7 +116,8 @@ fn check(paths: &[PathBuf]) -> anyhow::Result<Report> {
         let Some((file, at)) = store.place(&finding.object) else { continue };
         let position = texts.get(file).and_then(|text| position(text, at.line, &finding.fault.path));
         let fault = PlacedFault { at: position.unwrap_or(at), fault: finding.fault };
-        problems.push(placed(file, &finding.object.to_string(), &fault, Severity::Warning));
+        let object = finding.object.to_string();
+        problems.push(Problem::new(Severity::Warning, file, &object, &fault, ""));
     }
     problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     let objects: Vec<_> = store.claims().into_iter().map(checked).collect();
@@ -155,19 +146,6 @@ fn checked((file, at, key, valid): (&Path, yaml::Position, &ObjectKey, bool)) ->
 fn position(text: &str, line: u32, path: &str) -> Option<yaml::Position> {
     let document = yaml::documents(text).into_iter().find(|document| document.line == line)?;
     Some(document.position(path))
-}
-
-fn placed(file: &Path, object: &str, fault: &PlacedFault, severity: Severity) -> Problem {
-    Problem {
-        severity,
-        file: file.to_owned(),
-        line: fault.at.line,
-        column: fault.at.column,
-        object: object.to_owned(),
-        path: fault.fault.path.clone(),
-        reason: fault.fault.reason.clone(),
-        effect: String::new(),
-    }
 }
 
 #[cfg(test)]

@@ -117,16 +117,25 @@ pub fn flow_text(flow: &Flow) -> String {
         text += &format!(" {}", flow.reason);
     }
     if let Some(policy) = &flow.policy {
-        let namespace = if policy.namespace.is_empty() { "" } else { "/" };
-        text += &format!(" by {} {}{namespace}{}", policy.kind, policy.namespace, policy.name);
-        if !policy.rule.is_empty() {
-            text += &format!(" {}", policy.rule);
-        }
+        text += &format!(" by {policy}");
     }
+    if flow.refused {
+        text += " (this policy was refused and denies its subjects)";
+    }
+    text += &default_deny(flow);
     if !flow.detail.is_empty() {
         text += &format!(": {}", flow.detail);
     }
     printable(&text)
+}
+
+/// `: default deny by POLICY (and N more)`.
+fn default_deny(flow: &Flow) -> String {
+    let Some((first, others)) = flow.default_deny.split_first() else { return String::new() };
+    match others.len() + flow.default_deny_more as usize {
+        0 => format!(": default deny by {first}"),
+        more => format!(": default deny by {first} (and {more} more)"),
+    }
 }
 
 fn party_text(party: &Party) -> String {

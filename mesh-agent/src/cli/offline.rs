@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use ipnet::IpNet;
 use policy::Snapshot;
 use policy::identity::Identities;
@@ -27,7 +26,7 @@ const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 
 /// Reads a folder. The problems are those that an agent would report.
 pub fn read(folder: &Path) -> anyhow::Result<(Snapshot, Vec<Problem>)> {
-    std::fs::read_dir(folder).with_context(|| format!("manifests folder {}", folder.display()))?;
+    crate::sources::readable(folder)?;
     let mut directory = Directory::new(folder.to_owned());
     let mut store = Store::recalling(Vec::new());
     let begin = Instant::now();

@@ -106,7 +106,12 @@ impl ExplainArgs {
     fn question(&self) -> ExplainRequest {
         let asked =
             self.method.is_some() || self.path.is_some() || self.host.is_some() || !self.headers.is_empty();
-        let host = || self.to.rsplit('/').next().unwrap_or_default().to_owned();
+        // As curl does: a Host among the headers is the host, unless it is given too.
+        let is_host = |name: &str| self.host.is_none() && name.eq_ignore_ascii_case("host");
+        let (hosts, headers): (Vec<_>, Vec<_>) =
+            self.headers.iter().cloned().partition(|(name, _)| is_host(name));
+        let to = || self.to.rsplit('/').next().unwrap_or_default().to_owned();
+        let host = || hosts.into_iter().next().map_or_else(to, |(_, value)| value);
         ExplainRequest {
             from: self.from.clone(),
             to: self.to.clone(),
@@ -116,7 +121,7 @@ impl ExplainArgs {
                 method: self.method.clone().unwrap_or_else(|| "GET".into()),
                 path: self.path.clone().unwrap_or_else(|| "/".into()),
                 host: self.host.clone().unwrap_or_else(host),
-                headers: self.headers.clone(),
+                headers,
             }),
         }
     }

@@ -1,6 +1,7 @@
 //! `heddle status` and the lists: what the agent says, as a table or as its JSON.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
@@ -9,7 +10,10 @@ use serde::de::DeserializeOwned;
 use super::table::{Table, printable};
 use super::{Global, print_line};
 use crate::api::client::Client;
-use crate::api::types::{Endpoints, Identities, Policies, Services, Status};
+use crate::api::types::{Endpoints, Identities, InForce, Policies, Policy, Services, Status};
+
+/// How often `--wait` asks.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// How something is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -31,10 +35,15 @@ pub struct OutputArgs {
 ///
 /// The exit code is 0 if the agent is ready, 1 if it is not or does not answer.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  heddle status\n  heddle status -o json | jq .revision\n  heddle --instance test status"
-)]
+#[command(after_help = "Examples:
+  heddle status
+  heddle status --wait            until every pod is ready too, so that names resolve and services connect
+  heddle status -o json | jq .revision
+  heddle --instance test status")]
 pub struct StatusArgs {
+    /// Wait until the node and all of its pods are ready, for so long at most; 1 if they are not.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+    wait: Option<u32>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -60,6 +69,36 @@ pub struct IdentityArgs {
     command: List,
 }
 
+/// `heddle version`.
+#[derive(Debug, clap::Args)]
+pub struct VersionArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What its `-o json` prints. Stable.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    version: &'static str,
+    /// Of the maps and pins: agents of one number can take a node over from each other.
+    kernel_layout: u32,
+}
+
+impl VersionArgs {
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let version = Version { version: env!("CARGO_PKG_VERSION"), kernel_layout: abi::ABI_VERSION };
+        match self.output.output {
+            Output::Json => print_json(&version)?,
+            Output::Table => {
+                let Version { version, kernel_layout } = version;
+                print_line(&format!("heddle {version} (kernel layout v{kernel_layout})"));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum List {
     /// List all of them.
@@ -71,12 +110,23 @@ enum List {
 
 impl StatusArgs {
     pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
-        let status: Status = ask(global, "/v1/status")?;
+        let (status, good) = match self.wait {
+            Some(seconds) => {
+                let status = wait(global, Duration::from_secs(seconds.into()))?;
+                let good = status.all_ready();
+                (status, good)
+            }
+            None => {
+                let status: Status = ask(global, "/v1/status")?;
+                let good = status.ready;
+                (status, good)
+            }
+        };
         match self.output.output {
             Output::Json => print_json(&status)?,
             Output::Table => print_line(status_text(&status).trim_end()),
         }
-        Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -141,16 +191,40 @@ pub fn policies(global: &Global, output: OutputArgs) -> anyhow::Result<ExitCode>
     list(global, output, "/v1/policies", |list: &Policies| {
         let mut table = Table::new(["KIND", "NAMESPACE", "NAME", "RULES", "STATE"]);
         for p in &list.policies {
-            let state = p.refused.as_ref().map_or_else(|| "in force".into(), |why| format!("refused: {why}"));
-            table.row([p.kind.clone(), p.namespace.clone(), p.name.clone(), p.rules.to_string(), state]);
+            let (kind, namespace, name) = (p.kind.clone(), p.namespace.clone(), p.name.clone());
+            table.row([kind, namespace, name, p.rules.to_string(), policy_state(p)]);
         }
         table
     })
 }
 
+/// What decides, and why it is not the newest version.
+fn policy_state(policy: &Policy) -> String {
+    let instead = match (policy.in_force, &policy.since) {
+        (InForce::Newest, _) => return "in force".into(),
+        (InForce::LastValid, Some(since)) => format!("its last valid version stays in force (since {since})"),
+        (InForce::LastValid, None) => "its last valid version stays in force".into(),
+        (InForce::Denial, _) => "everything to and from what it selects is denied".into(),
+        (InForce::Nothing, _) => "nothing is enforced by it, since it cannot be told whom it means".into(),
+    };
+    format!("REFUSED, {instead}: {}", policy.refused.as_deref().unwrap_or_default())
+}
+
 /// Asks the agent for one document.
 pub fn ask<T: DeserializeOwned>(global: &Global, path: &str) -> anyhow::Result<T> {
     Ok(runtime()?.block_on(Client::new(&global.instance).get(path))?)
+}
+
+/// The status once all is ready, or the last one.
+fn wait(global: &Global, limit: Duration) -> anyhow::Result<Status> {
+    let end = Instant::now() + limit;
+    loop {
+        match ask::<Status>(global, "/v1/status") {
+            Ok(status) if status.all_ready() || Instant::now() >= end => return Ok(status),
+            Err(error) if Instant::now() >= end => return Err(error),
+            _ => std::thread::sleep(ASK_EVERY),
+        }
+    }
 }
 
 /// The little runtime of a command that asks the agent.

@@ -4,13 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use policy::cases::{self, CaseResult, QueryResult};
-use policy::explain::Side;
 use serde::Serialize;
 
+use super::files::{self, FileArgs};
 use super::print_line;
-use super::show::{Output, OutputArgs, print_json};
 use super::table::printable;
-use crate::sources::directory;
 use crate::yaml;
 
 /// Run policy tests: cases of pods, policies and queries, each with the verdict it wants.
@@ -40,11 +38,8 @@ A case:
     - {from: shop, to: api, port: 80, http: {method: POST, path: /}, wantL7: deny}
     - {from: 203.0.113.9, to: api, port: 80, want: deny}")]
 pub struct Args {
-    /// Files of cases, or folders of them.
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
     #[command(flatten)]
-    output: OutputArgs,
+    given: FileArgs,
 }
 
 /// What `-o json` prints. Stable.
@@ -82,16 +77,15 @@ struct Query {
 
 impl Args {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let report = test(&self.files);
-        match self.output.output {
-            Output::Json => print_json(&report)?,
-            Output::Table => report.print(),
-        }
-        Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        self.given.finish(&test(&self.given.files))
     }
 }
 
-impl Report {
+impl super::files::Report for Report {
+    fn is_good(&self) -> bool {
+        self.passed
+    }
+
     fn print(&self) {
         for case in &self.cases {
             let word = if case.passed { "ok  " } else { "FAIL" };
@@ -132,16 +126,13 @@ impl Query {
 }
 
 fn test(paths: &[PathBuf]) -> Report {
-    let mut all = Vec::new();
-    for path in paths {
-        let (files, faults) =
-            if path.is_dir() { directory::files_below(path) } else { (vec![path.clone()], vec![]) };
-        all.extend(faults.into_iter().map(|(folder, fault)| failed(&folder, 0, fault.fault.reason)));
-        for file in files {
-            match directory::read_text(&file) {
-                Ok(text) => all.extend(cases_of(&file, &text)),
-                Err(reason) => all.push(failed(&file, 0, reason)),
-            }
+    let found = files::read(paths);
+    let faults = found.faults.into_iter();
+    let mut all: Vec<_> = faults.map(|(folder, fault)| failed(&folder, 0, fault.fault.reason)).collect();
+    for (file, text) in found.files {
+        match text {
+            Ok(text) => all.extend(cases_of(&file, &text)),
+            Err(reason) => all.push(failed(&file, 0, reason)),
         }
     }
     Report { passed: all.iter().all(|case| case.passed), cases: all }
@@ -209,30 +200,8 @@ fn query(result: &QueryResult) -> Query {
         got: result.verdict.clone(),
         want_l7: result.want_l7.clone(),
         got_l7: result.l7_verdict.clone(),
-        why: result.error.iter().cloned().chain(sides.map(why)).collect(),
+        why: result.error.iter().cloned().chain(sides.map(ToString::to_string)).collect(),
     }
-}
-
-/// `ingress of default/server: deny by CiliumNetworkPolicy default/a spec.ingress[0]`.
-fn why(side: &Side) -> String {
-    let direction = match side.direction {
-        abi::Direction::Ingress => "ingress",
-        abi::Direction::Egress => "egress",
-    };
-    let mut text = format!("{direction} of {}: {}", side.endpoint, side.outcome.name());
-    match &side.rule_ref {
-        Some(rule) => {
-            text += &format!(" by {} {}/{} {}", rule.kind, rule.namespace, rule.name, rule.path);
-        }
-        None => text += ": no rule matches",
-    }
-    if side.refused {
-        text += " (a refused policy denies its subjects)";
-    }
-    for more in side.nearest.iter().chain(side.http.iter().filter_map(|http| http.why.as_ref())) {
-        text += &format!("; {more}");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use abi::{Direction, DropReason, EventKind, proto};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use l7_proxy::wire;
-use policy::snapshot::Endpoint;
+use policy::snapshot::{Endpoint, ServicePort};
 use policy::{CompiledPolicy, Snapshot};
 
+use super::denials::{self, Denials, Denied};
 use super::{Flow, FlowVerdict, Icmp, L7, Observer, Party, PolicyName, label_list};
 
 /// The state in force, and the indexes over it.
@@ -24,6 +25,7 @@ pub struct View {
     /// `namespace/name` of the service that has this virtual address.
     by_vip: HashMap<IpAddr, String>,
     labels: BTreeMap<u32, Vec<String>>,
+    denials: Denials,
 }
 
 impl View {
@@ -40,6 +42,7 @@ impl View {
             by_address,
             by_vip: by_vip.collect(),
             labels: compiled.identities.iter().map(|(id, labels)| (*id, label_list(labels))).collect(),
+            denials: Denials::default(),
             snapshot,
             compiled,
         }
@@ -56,7 +59,7 @@ impl View {
             _ => FlowVerdict::Dropped,
         };
         let message = u16::from_be(event.dport).to_be_bytes();
-        Flow {
+        let mut flow = Flow {
             time: time(i128::from(event.time_ns) + wall_offset_ns),
             verdict,
             observed_by: Observer::Kernel,
@@ -71,14 +74,69 @@ impl View {
             revision: event.revision,
             node: self.snapshot.node.clone(),
             ..Flow::default()
+        };
+        let side = number_direction(u32::from(event.direction));
+        let asked = if icmp { u16::from(message[0]) } else { u16::from_be(event.dport) };
+        let ends = [event.src_endpoint, event.dst_endpoint];
+        self.explain(&mut flow, event.rule, side, ends, event.proto, asked);
+        flow
+    }
+
+    /// Says which policies stand behind a denial.
+    fn explain(&self, flow: &mut Flow, rule: u32, side: Direction, ends: [u32; 2], proto: u8, port: u16) {
+        if flow.verdict != FlowVerdict::Dropped {
+            return;
         }
+        flow.refused = denials::refused(&self.snapshot, self.compiled.rules.get(&rule));
+        if flow.policy.is_some() || !denials::by_policy(flow) {
+            return;
+        }
+        let pod = |endpoint: u32, party: &Party| {
+            self.by_id.get(&endpoint).or_else(|| self.by_address.get(&party.ip?)).cloned()
+        };
+        let source = pod(ends[0], &flow.source);
+        let mut destination = pod(ends[1], &flow.destination);
+        let mut port = port;
+        if let Some((backend, target)) = self.denied_backend(flow) {
+            (destination, port) = (self.by_address.get(&backend).cloned(), target);
+        }
+        let (own, peer, other) = match side {
+            Direction::Ingress => (destination, source, &flow.source),
+            Direction::Egress => (source, destination, &flow.destination),
+        };
+        let Some(own) = own else { return };
+        // Of a service's address nobody has the identity.
+        let of_pod = peer.as_ref().map_or(0, |peer| peer.identity);
+        let denied = Denied {
+            own: &own,
+            direction: side,
+            peer: peer.as_deref(),
+            peer_identity: if other.identity == 0 { of_pod } else { other.identity },
+            peer_address: other.ip,
+            proto,
+            port,
+        };
+        self.denials.explain(&self.snapshot, &self.compiled, &denied, flow);
+    }
+
+    /// The backend that a denial at a service's address is about: the chosen one, or, where the proxy was
+    /// denied all of them, the last, whose denial it reports.
+    fn denied_backend(&self, flow: &Flow) -> Option<(IpAddr, u16)> {
+        if let (Some(ip), port) = address(&flow.backend) {
+            return Some((ip, port));
+        }
+        let (vip, service) = (flow.destination.ip?, self.snapshot.services.get(&flow.destination.service)?);
+        let of_port = |port: &&ServicePort| port.port == flow.destination.port && port.proto == proto::TCP;
+        let mut backends = service.ports.iter().find(of_port)?.backends.iter().rev();
+        let backend = backends.find(|b| b.ready && b.address.is_ipv4() == vip.is_ipv4())?;
+        Some((backend.address, backend.port))
     }
 
     /// An access record of the proxy as a flow.
     pub fn proxy_flow(&self, record: &wire::Flow) -> Flow {
         let (from, from_port) = address(&record.source);
         let (to, to_port) = address(&record.destination);
-        Flow {
+        let mut flow = Flow {
             time: time(i128::from(record.time_unix_ns)),
             verdict: if record.forwarded { FlowVerdict::Forwarded } else { FlowVerdict::Dropped },
             observed_by: Observer::Proxy,
@@ -101,7 +159,11 @@ impl View {
             revision: record.revision,
             node: self.snapshot.node.clone(),
             ..Flow::default()
-        }
+        };
+        let side = number_direction(record.direction);
+        let ends = [record.src_endpoint, record.dst_endpoint];
+        self.explain(&mut flow, record.rule, side, ends, proto::TCP, to_port);
+        flow
     }
 
     /// The original destination, named after the chosen backend where that was a service.
@@ -175,8 +237,16 @@ fn address(text: &str) -> (Option<IpAddr>, u16) {
     }
 }
 
+fn number_direction(number: u32) -> Direction {
+    if number == Direction::Ingress as u32 { Direction::Ingress } else { Direction::Egress }
+}
+
 fn direction(number: u32) -> String {
-    if number == Direction::Ingress as u32 { "ingress" } else { "egress" }.to_owned()
+    match number_direction(number) {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+    .to_owned()
 }
 
 fn reason(number: u32) -> String {

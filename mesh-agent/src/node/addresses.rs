@@ -58,6 +58,13 @@ impl Plumbing {
         Ok([first(true), first(false)].into_iter().flatten().collect())
     }
 
+    /// The same without their devices, each once.
+    pub async fn own_addresses(&self) -> Result<Vec<IpAddr>, NodeError> {
+        let mut addresses: Vec<_> = self.addresses().await?.into_iter().map(|own| own.address).collect();
+        addresses.dedup();
+        Ok(addresses)
+    }
+
     /// Devices of the default routes of both families: the way to the outside.
     pub async fn default_devices(&self) -> Result<Vec<Device>, NodeError> {
         let mut devices = BTreeMap::new();

@@ -7,10 +7,12 @@ use anyhow::Context;
 use launcher::{Launcher, Options};
 
 use crate::api::client::Client;
-use crate::api::types::NodePods;
+use crate::api::types::{NodePods, Status};
 use crate::cli::Global;
 use crate::layout::cgroup2_mount;
 
+/// How often it is asked whether all pods are ready.
+const ASK_EVERY: Duration = Duration::from_millis(250);
 /// Before the agent is asked again, when it has ended.
 const RECONNECT: Duration = Duration::from_millis(200);
 
@@ -32,6 +34,16 @@ pub(super) async fn start(global: &Global, client: &Client) -> anyhow::Result<La
     options.node_addresses = first.node_addresses;
     options.dns_servers = first.dns_servers;
     Ok(Launcher::start(options).await?)
+}
+
+/// Waits until the node and every pod of it are ready; says how many those are.
+pub(super) async fn all_ready(client: &Client) -> usize {
+    loop {
+        match client.get::<Status>("/v1/status").await {
+            Ok(status) if status.all_ready() => return status.endpoints,
+            _ => tokio::time::sleep(ASK_EVERY).await,
+        }
+    }
 }
 
 /// Keeps the launcher's pods to what the agent says, for ever.

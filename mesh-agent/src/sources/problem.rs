@@ -1,7 +1,7 @@
 //! What is told about objects that are not taken as they were written.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -35,6 +35,22 @@ pub struct Problem {
     pub reason: String,
     /// What is in force instead.
     pub effect: String,
+}
+
+impl Problem {
+    /// A fault of `object` in `file`; `effect`: what is in force instead.
+    pub fn new(severity: Severity, file: &Path, object: &str, fault: &PlacedFault, effect: &str) -> Self {
+        Self {
+            severity,
+            file: file.to_owned(),
+            line: fault.at.line,
+            column: fault.at.column,
+            object: object.to_owned(),
+            path: fault.fault.path.clone(),
+            reason: fault.fault.reason.clone(),
+            effect: effect.to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for Problem {

@@ -1,5 +1,5 @@
-//! The pods that this node really runs, as the CNI plugin attached them: ids, addresses, readiness. What the
-//! manifests say of a pod and what is here meet in the snapshot.
+//! The pods that this node really runs, as the CNI plugin attached them: ids, addresses, readiness; and the
+//! node's own addresses. What the manifests say and what is here meet in the snapshot.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,12 +31,14 @@ struct State {
     /// Counts changes.
     generation: u64,
     by_id: BTreeMap<u32, Registration>,
+    /// The node's own; `None`: as they were at the start.
+    node_addresses: Option<Vec<IpAddr>>,
 }
 
 impl Registry {
     pub(super) fn new(signals: Arc<Signals>, attached: Vec<Registration>) -> Self {
         let by_id = attached.into_iter().map(|r| (r.endpoint, r)).collect();
-        Self { state: Arc::new(Mutex::new(State { generation: 0, by_id })), signals }
+        Self { state: Arc::new(Mutex::new(State { by_id, ..State::default() })), signals }
     }
 
     /// Adds or replaces an attached pod, known by its endpoint id. Returns the generation whose snapshot
@@ -64,6 +66,20 @@ impl Registry {
                 changed || differs
             })
         })
+    }
+
+    /// Notes which addresses the node has.
+    pub fn set_node_addresses(&self, addresses: Vec<IpAddr>) {
+        let mut state = self.lock();
+        if state.node_addresses.as_ref() != Some(&addresses) {
+            state.node_addresses = Some(addresses);
+            self.signals.registry();
+        }
+    }
+
+    /// The node's addresses, if they were noted since the start.
+    pub(super) fn node_addresses(&self) -> Option<Vec<IpAddr>> {
+        self.lock().node_addresses.clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<u32, Registration>) -> bool) -> u64 {

@@ -31,6 +31,18 @@ pub type Change = (ObjectKey, Option<Object>);
 pub struct LastValid {
     pub file: PathBuf,
     pub manifest: Value,
+    /// RFC 3339: since when it has been in force, as far as is known. Empty in files of version 0.1.
+    #[serde(default)]
+    pub since: String,
+}
+
+/// A valid version of an object.
+#[derive(Clone, Debug)]
+struct Valid {
+    manifest: Arc<Value>,
+    object: Object,
+    /// RFC 3339, to the second: when this or an earlier process took it.
+    since: String,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +62,7 @@ struct Claim {
 #[derive(Debug)]
 struct InForce {
     /// The newest valid version, if there ever was one.
-    valid: Option<(Arc<Value>, Object)>,
+    valid: Option<Valid>,
     /// Why the newest version is not it.
     refused: Option<Fault>,
     /// Whether something of it is in the snapshot.
@@ -160,13 +172,15 @@ impl Store {
         match &claim.verdict {
             Verdict::Valid { object, .. } => {
                 let same = before.is_some_and(|b| {
-                    b.refused.is_none() && b.valid.as_ref().is_some_and(|(m, _)| *m == claim.manifest)
+                    b.refused.is_none() && b.valid.as_ref().is_some_and(|v| v.manifest == claim.manifest)
                 });
                 if same {
                     return None;
                 }
-                let object = object.clone();
-                let valid = Some((claim.manifest.clone(), object.clone()));
+                let (manifest, object) = (claim.manifest.clone(), object.clone());
+                let since = before.and_then(|b| b.valid.as_ref()).filter(|v| v.manifest == manifest);
+                let since = since.map_or_else(now, |v| v.since.clone());
+                let valid = Some(Valid { manifest, object: object.clone(), since });
                 self.in_force.insert(key.clone(), InForce { valid, refused: None, effective: true });
                 Some(Some(object))
             }
@@ -175,16 +189,19 @@ impl Store {
                 let known = before.and_then(|b| b.valid.clone()).or_else(|| {
                     let last = self.recalled.get(key)?;
                     match decode::decode(&last.manifest, "") {
-                        Decoded::Valid { object, .. } => Some((Arc::new(last.manifest.clone()), object)),
+                        Decoded::Valid { object, .. } => {
+                            let (manifest, since) = (Arc::new(last.manifest.clone()), last.since.clone());
+                            Some(Valid { manifest, object, since })
+                        }
                         _ => None,
                     }
                 });
                 let was_effective = before.is_some_and(|b| b.effective);
-                let object = match (&known, fallback) {
-                    (Some((_, Object::Policy(policy))), _) => {
+                let object = match (known.as_ref().map(|v| &v.object), fallback) {
+                    (Some(Object::Policy(policy)), _) => {
                         Some(Object::Policy(Arc::new(decode::superseded(policy, &fault))))
                     }
-                    (Some((_, object)), _) => Some(object.clone()),
+                    (Some(object), _) => Some(object.clone()),
                     (None, fallback) => fallback.clone(),
                 };
                 let effective = object.is_some();
@@ -199,9 +216,20 @@ impl Store {
     pub fn last_valid(&self) -> Vec<LastValid> {
         let kept = self.in_force.iter().filter(|(_, state)| state.refused.is_some());
         kept.filter_map(|(key, state)| {
-            let (manifest, _) = state.valid.as_ref()?;
+            let valid = state.valid.as_ref()?;
             let file = self.place(key)?.0.to_owned();
-            Some(LastValid { file, manifest: (**manifest).clone() })
+            Some(LastValid { file, manifest: (*valid.manifest).clone(), since: valid.since.clone() })
+        })
+        .collect()
+    }
+
+    /// Since when the last valid version of each refused object has been in force (RFC 3339), by
+    /// `kind/namespace/name`.
+    pub fn last_valid_since(&self) -> BTreeMap<String, String> {
+        let kept = self.in_force.iter().filter(|(_, state)| state.refused.is_some());
+        kept.filter_map(|(key, state)| {
+            let since = state.valid.as_ref()?.since.clone();
+            Some((format!("{}/{}/{}", key.kind.name(), key.namespace, key.name), since))
         })
         .collect()
     }
@@ -230,10 +258,10 @@ impl Store {
         let mut all = Vec::new();
         for (file, claims) in &self.files {
             for fault in &claims.faults {
-                all.push(problem(Severity::Error, file, "", fault, &self.held(file, claims)));
+                all.push(Problem::new(Severity::Error, file, "", fault, &self.held(file, claims)));
             }
             for (object, fault) in &claims.ignored {
-                all.push(problem(Severity::Warning, file, object, fault, ""));
+                all.push(Problem::new(Severity::Warning, file, object, fault, ""));
             }
         }
         for (key, claims) in &self.claims {
@@ -254,21 +282,21 @@ impl Store {
                 let place = format!("{}:{}", winner.file.display(), at.line);
                 let fault = Fault::new("metadata.name", format!("the same object stands in {place} already"));
                 let fault = PlacedFault { at: claim.at, fault };
-                all.push(problem(Severity::Error, &origin.file, &name, &fault, "the other one counts"));
+                all.push(Problem::new(Severity::Error, &origin.file, &name, &fault, "the other one counts"));
                 continue;
             }
             first = Some((origin, claim.at));
             match &claim.verdict {
                 Verdict::Valid { warnings, .. } => {
                     for fault in warnings {
-                        all.push(problem(Severity::Warning, &origin.file, &name, fault, ""));
+                        all.push(Problem::new(Severity::Warning, &origin.file, &name, fault, ""));
                     }
                 }
                 // Told once, with the fault of the file.
                 Verdict::Refused { .. } if origin.held => {}
                 Verdict::Refused { fault, fallback } => {
                     let effect = self.effect(key, fallback.as_ref());
-                    all.push(problem(Severity::Error, &origin.file, &name, fault, effect));
+                    all.push(Problem::new(Severity::Error, &origin.file, &name, fault, effect));
                 }
             }
         }
@@ -301,15 +329,7 @@ impl Store {
     }
 }
 
-fn problem(severity: Severity, file: &Path, object: &str, fault: &PlacedFault, effect: &str) -> Problem {
-    Problem {
-        severity,
-        file: file.to_owned(),
-        line: fault.at.line,
-        column: fault.at.column,
-        object: object.to_owned(),
-        path: fault.fault.path.clone(),
-        reason: fault.fault.reason.clone(),
-        effect: effect.to_owned(),
-    }
+/// RFC 3339, to the second.
+fn now() -> String {
+    format!("{:.0}", jiff::Timestamp::now())
 }

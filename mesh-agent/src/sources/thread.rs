@@ -25,6 +25,8 @@ use crate::yaml::Position;
 const RESCAN: Duration = Duration::from_secs(30);
 /// The same, where it cannot be watched.
 const RESCAN_UNWATCHED: Duration = Duration::from_secs(2);
+/// How often identities without pods are looked for.
+const RELEASE_EVERY: Duration = Duration::from_secs(60);
 /// How often it is checked that the watched folder is still the one of that name.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -78,8 +80,7 @@ impl Worker {
             chosen: state::read(&path(SERVICE_ADDRESSES))?.unwrap_or_default(),
             last_valid: state::read(&path(LAST_VALID))?.unwrap_or_default(),
         };
-        let folder = |source| StartError::Folder { folder: options.manifests.clone(), source };
-        std::fs::read_dir(&options.manifests).map_err(folder)?;
+        super::readable(&options.manifests)?;
         let (published, receiver) = watch::channel(Arc::default());
         let mut worker = Self {
             store: Store::recalling(kept.last_valid.clone()),
@@ -107,12 +108,18 @@ impl Worker {
 
     /// Runs until it is told to stop.
     pub(super) fn run(mut self) {
+        let mut last_release = Instant::now();
         loop {
             match self.signals.wait(TICK) {
                 Woken::Stop => return,
                 Woken::Registry => self.publish(),
                 Woken::Files => self.look(),
                 Woken::Timeout => {
+                    if last_release.elapsed() >= RELEASE_EVERY {
+                        last_release = Instant::now();
+                        self.assembler.release_identities(last_release);
+                        self.keep();
+                    }
                     self.watch();
                     let rescan = if self.watched.trouble.is_some() { RESCAN_UNWATCHED } else { RESCAN };
                     if self.last_scan.elapsed() >= rescan {
@@ -174,6 +181,9 @@ impl Worker {
     fn publish(&mut self) {
         let (generation, attached) = self.registry.current();
         self.assembler.register(attached);
+        if let Some(addresses) = self.registry.node_addresses() {
+            self.assembler.set_node_addresses(addresses);
+        }
         let changes = self.store.settle();
         let pods_changed = changes.iter().any(|(key, _)| key.kind == super::object::Kind::Pod);
         self.assembler.apply(changes);
@@ -191,12 +201,19 @@ impl Worker {
         };
         let problems =
             if *before.problems == problems { before.problems.clone() } else { Arc::new(problems) };
+        let last_valid = self.store.last_valid_since();
+        let last_valid =
+            if *before.last_valid == last_valid { before.last_valid.clone() } else { Arc::new(last_valid) };
         log_new(&before.problems, &problems);
-        let same = !changed && !pods_changed && Arc::ptr_eq(&problems, &before.problems);
+        let same = !changed
+            && !pods_changed
+            && Arc::ptr_eq(&problems, &before.problems)
+            && Arc::ptr_eq(&last_valid, &before.last_valid);
         if !same || generation != before.registered {
             self.published.send_replace(Arc::new(Published {
                 snapshot,
                 problems,
+                last_valid,
                 pods,
                 registered: generation,
             }));

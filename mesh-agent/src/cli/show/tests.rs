@@ -11,6 +11,7 @@ fn status_for_people() {
         version: "0.1.0".into(),
         node: "n1".into(),
         ready: true,
+        enforcing: true,
         revision: 7,
         agent: AgentStatus { pid: 12 },
         proxy: None,

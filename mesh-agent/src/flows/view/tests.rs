@@ -2,6 +2,7 @@ use policy::RuleRef;
 use policy::snapshot::{Labels, Service};
 
 use super::*;
+use crate::flows::DEFAULT_DENY_MAX;
 
 fn labels(list: &[(&str, &str)]) -> Arc<Labels> {
     Arc::new(list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
@@ -124,4 +125,45 @@ fn a_request_to_a_service_names_the_chosen_pod() {
     assert_eq!((flow.destination.service.as_str(), flow.destination.name.as_str()), ("shop/api", "api"));
     assert_eq!(flow.l7.as_ref().map(|l7| (l7.method.as_str(), l7.status)), Some(("POST", 403)));
     assert_eq!(flow.backend, "10.0.0.2:8080");
+}
+
+#[test]
+fn a_default_deny_names_the_policies_behind_it() {
+    let policies = (0..DEFAULT_DENY_MAX + 2).map(|number| {
+        let name = format!("p{number:02}");
+        let manifest = serde_json::json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": "81"}]}]}]},
+        });
+        let policy = policy::model::parse("CiliumNetworkPolicy", &manifest).expect("valid");
+        (policy.key(), Arc::new(policy))
+    });
+    let before = view();
+    let mut snapshot = (*before.snapshot).clone();
+    snapshot.policies = policies.collect();
+    for pod in snapshot.endpoints.values_mut() {
+        let of_namespace = labels(&[("k8s:io.kubernetes.pod.namespace", "shop")]);
+        Arc::make_mut(pod).identity_labels = of_namespace;
+    }
+    let event = abi::Event {
+        src: v4([10, 0, 0, 1]),
+        dst: v4([10, 0, 0, 2]),
+        src_endpoint: 1,
+        dst_endpoint: 2,
+        dport: 80u16.to_be(),
+        kind: EventKind::Drop as u8,
+        reason: DropReason::PolicyDenied as u8,
+        direction: Direction::Ingress as u8,
+        proto: proto::TCP,
+        ..abi::Event::default()
+    };
+    let flow = View::new(Arc::new(snapshot), before.compiled.clone()).kernel_flow(&event, 0);
+    let names: Vec<_> = flow.default_deny.iter().map(|policy| policy.name.as_str()).collect();
+    assert_eq!((names.len(), names[0], names[15]), (DEFAULT_DENY_MAX, "p00", "p15"));
+    assert_eq!((flow.default_deny_more, flow.policy, flow.refused), (2, None, false));
+    assert_eq!(
+        flow.detail,
+        "nearest: CiliumNetworkPolicy shop/p00 spec.ingress[0] allows this peer, but only TCP 81, UDP 81, SCTP 81"
+    );
 }

@@ -152,7 +152,11 @@ fn another_folder_of_the_same_name_counts() {
 fn a_missing_folder_is_an_error() {
     let options = Options { manifests: "/nowhere/at/all".into(), ..Options::default() };
     let error = Sources::start(options).expect_err("no folder");
-    assert_eq!(error.to_string(), "manifests folder /nowhere/at/all: No such file or directory (os error 2)");
+    assert_eq!(
+        error.to_string(),
+        "--manifests /nowhere/at/all: No such file or directory (os error 2): make the folder, or name the one that \
+         holds your YAML"
+    );
 }
 
 #[test]
