@@ -5,6 +5,7 @@
 pub mod host;
 pub mod http;
 pub mod load;
+pub mod manifests;
 pub mod netns;
 pub mod node;
 pub mod wait;

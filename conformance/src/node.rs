@@ -19,6 +19,9 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// How long a node may take to leave nothing behind.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
+/// How long a change of manifests may take to be in force, on a busy machine.
+const CHANGE_MAX: Duration = Duration::from_secs(15);
+
 /// What a node is started with.
 #[derive(Debug, Default)]
 pub struct NodeBuilder {
@@ -199,6 +202,11 @@ impl Node {
         })
     }
 
+    /// A pod by `namespace/name` for commands, without looking for it; it has no addresses.
+    pub fn running_pod(&self, key: &str) -> Pod {
+        Pod { key: key.to_owned(), instance: self.instance.clone(), addresses: Vec::new() }
+    }
+
     /// A pod by `namespace/name`, once it is ready.
     pub fn pod(&self, key: &str) -> Pod {
         eventually(&format!("pod {key} is ready"), START_MAX, || {
@@ -296,6 +304,14 @@ impl Pod {
         let all = String::from_utf8_lossy(&stdout).into_owned();
         let (body, status) = all.rsplit_once('\n').unwrap_or(("", "0"));
         (status.trim().parse().unwrap_or(0), body.to_owned())
+    }
+
+    /// Waits until a GET from the pod gets this status; 0 = no answer.
+    pub fn becomes(&self, node: &Node, url: &str, want: u16) {
+        eventually(&format!("{url} gives {want}"), CHANGE_MAX, || match self.curl(&["-m", "1", url]).0 {
+            status if status == want => Ok(()),
+            other => Err(format!("{other}\n{}", node.log())),
+        });
     }
 
     /// The file of its network namespace.

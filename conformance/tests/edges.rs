@@ -12,7 +12,7 @@ use conformance::{Node, Pod, eventually, host};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const MANIFESTS: &str = include_str!("manifests/http.yaml");
+const MANIFESTS: &str = conformance::manifests::HTTP;
 const LIMIT: Duration = Duration::from_secs(15);
 /// Only GET of /public from the client to the world, by address.
 const TO_WORLD: &str = "

@@ -11,7 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ebpf-redirect", &["abi"]),
     ("l7-proxy", &["abi", "certs", "parsers", "policy"]),
     ("launcher", &[]),
-    ("mesh-agent", &["abi", "certs", "ebpf-redirect", "l7-proxy", "launcher", "policy"]),
+    ("mesh-agent", &["abi", "certs", "ebpf-redirect", "l7-proxy", "launcher", "parsers", "policy"]),
     ("parsers", &[]),
     ("policy", &["abi"]),
     ("shop", &[]),

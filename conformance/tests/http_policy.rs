@@ -9,7 +9,7 @@ use conformance::http::{Connection, record};
 use conformance::{Node, Pod, eventually, host};
 
 /// A client, a stranger and a server with three HTTP rules; a Service in front of it.
-const MANIFESTS: &str = include_str!("manifests/http.yaml");
+const MANIFESTS: &str = conformance::manifests::HTTP;
 const VIP_V4: &str = "10.96.1.1";
 const VIP_V6: &str = "fd00:10:96::1:1";
 const TOKEN: &str = "X-Token: s3cret";

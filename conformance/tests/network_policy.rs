@@ -1,25 +1,10 @@
 //! Kubernetes NetworkPolicy through the real path: selectors, named ports, and an ipBlock that covers pods by
 //! their addresses (Cilium's CIDR rules do not; Kubernetes' do).
 
-use std::time::Duration;
-
 use conformance::http::record;
-use conformance::{Node, Pod, eventually, host};
+use conformance::{Node, host, manifests};
 
-const MANIFESTS: &str = include_str!("manifests/http.yaml");
-const LIMIT: Duration = Duration::from_secs(15);
-
-/// The pods of the manifests, without their policy.
-fn pods_only() -> &'static str {
-    &MANIFESTS[..MANIFESTS.rfind("---\n").expect("a policy comes last")]
-}
-
-fn becomes(node: &Node, pod: &Pod, url: &str, want: u16) {
-    eventually(&format!("{url} gives {want}"), LIMIT, || match pod.curl(&["-m", "1", url]).0 {
-        status if status == want => Ok(()),
-        other => Err(format!("{other}\n{}", node.log())),
-    });
-}
+const MANIFESTS: &str = conformance::manifests::HTTP;
 
 fn policy(from: &str) -> String {
     format!(
@@ -34,7 +19,7 @@ fn selectors_and_blocks_admit_pods_by_label_and_by_address() {
     if !host::privileged("selectors_and_blocks_admit_pods_by_label_and_by_address") {
         return;
     }
-    let node = Node::builder("netpol").file("pods.yaml", pods_only()).start();
+    let node = Node::builder("netpol").file("pods.yaml", manifests::split().0).start();
     let (client, stranger) = (node.pod("test/client"), node.pod("test/stranger"));
     let server = node.pod("test/server");
     let mut urls = vec![];
@@ -57,9 +42,9 @@ fn selectors_and_blocks_admit_pods_by_label_and_by_address() {
              podSelector: {matchLabels: {app: client}}}",
         ),
     );
-    becomes(&node, &stranger, v4, 0);
-    becomes(&node, &client, v4, 200);
-    becomes(&node, &client, v6, 200);
+    stranger.becomes(&node, v4, 0);
+    client.becomes(&node, v4, 200);
+    client.becomes(&node, v6, 200);
     assert_eq!(client.curl(&["-m", "1", other_v4]).0, 0, "only the port named web");
     // By address: the block holds both clients, its exception takes the first one out again.
     let blocks = format!(
@@ -69,12 +54,12 @@ fn selectors_and_blocks_admit_pods_by_label_and_by_address() {
         client.ipv6()
     );
     node.apply("policy.yaml", &policy(&blocks));
-    becomes(&node, &stranger, v4, 200);
-    becomes(&node, &stranger, v6, 200);
-    becomes(&node, &client, v4, 0);
-    becomes(&node, &client, v6, 0);
+    stranger.becomes(&node, v4, 200);
+    stranger.becomes(&node, v6, 200);
+    client.becomes(&node, v4, 0);
+    client.becomes(&node, v6, 0);
     node.remove("policy.yaml");
-    becomes(&node, &client, v4, 200);
+    client.becomes(&node, v4, 200);
 }
 
 #[test]

@@ -5,23 +5,12 @@ use std::time::Duration;
 
 use conformance::http::{Connection, record};
 use conformance::load::Load;
+use conformance::manifests::PLAIN;
 use conformance::{Node, eventually, host};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const MANIFESTS: &str = include_str!("manifests/http.yaml");
-/// A port that L4 policy allows without layer 7.
-const PLAIN: &str = "
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: plain, namespace: test}
-spec:
-  endpointSelector: {matchLabels: {app: server}}
-  ingress:
-    - fromEndpoints: [{matchLabels: {app: client}}]
-      toPorts: [{ports: [{port: \"9090\", protocol: TCP}]}]
-";
+const MANIFESTS: &str = conformance::manifests::HTTP;
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process lives");

@@ -4,10 +4,11 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use conformance::http::record;
+use conformance::manifests::PLAIN;
 use conformance::netns::inside;
 use conformance::{Node, eventually, host};
 
-const MANIFESTS: &str = include_str!("manifests/http.yaml");
+const MANIFESTS: &str = conformance::manifests::HTTP;
 /// A Service without layer 7, TCP and UDP, and a headless one.
 const SERVICES: &str = "
 ---
@@ -29,15 +30,6 @@ spec:
   selector: {app: server}
   clusterIP: None
   ports: [{name: tcp, port: 9090}]
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: plain, namespace: test}
-spec:
-  endpointSelector: {matchLabels: {app: server}}
-  ingress:
-    - fromEndpoints: [{matchLabels: {app: client}}]
-      toPorts: [{ports: [{port: \"9090\", protocol: TCP}, {port: \"9091\", protocol: UDP}]}]
 ";
 
 #[test]
@@ -45,7 +37,7 @@ fn a_service_without_layer_7_is_translated_at_connect() {
     if !host::privileged("a_service_without_layer_7_is_translated_at_connect") {
         return;
     }
-    let node = Node::builder("svc").file("all.yaml", &format!("{MANIFESTS}{SERVICES}")).start();
+    let node = Node::builder("svc").file("all.yaml", &format!("{MANIFESTS}{SERVICES}{PLAIN}")).start();
     let (client, stranger) = (node.pod("test/client"), node.pod("test/stranger"));
     let server = node.pod("test/server");
     node.pod("kube-system/kube-dns");
@@ -70,7 +62,7 @@ fn datagrams_to_a_service_come_back_from_it() {
     if !host::privileged("datagrams_to_a_service_come_back_from_it") {
         return;
     }
-    let node = Node::builder("udp").file("all.yaml", &format!("{MANIFESTS}{SERVICES}")).start();
+    let node = Node::builder("udp").file("all.yaml", &format!("{MANIFESTS}{SERVICES}{PLAIN}")).start();
     let (client, server) = (node.pod("test/client"), node.pod("test/server"));
     for address in [SocketAddr::from((server.ipv4(), 9091)), SocketAddr::from((server.ipv6(), 9091))] {
         let socket = inside(&server.netns(), move || UdpSocket::bind(address).unwrap());
@@ -98,7 +90,7 @@ fn names_resolve_through_a_policed_dns_pod() {
     if !host::privileged("names_resolve_through_a_policed_dns_pod") {
         return;
     }
-    let node = Node::builder("dns").file("all.yaml", &format!("{MANIFESTS}{SERVICES}")).start();
+    let node = Node::builder("dns").file("all.yaml", &format!("{MANIFESTS}{SERVICES}{PLAIN}")).start();
     let (client, server) = (node.pod("test/client"), node.pod("test/server"));
     let lookup = |name: &str, family: &str| {
         let output = client.command("getent").args([family, name]).output().expect("getent runs");

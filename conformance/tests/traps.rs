@@ -11,7 +11,7 @@ use conformance::load::Load;
 use conformance::netns::inside;
 use conformance::{Node, Pod, eventually, host};
 
-const MANIFESTS: &str = include_str!("manifests/http.yaml");
+const MANIFESTS: &str = conformance::manifests::HTTP;
 /// Lets the client use every port of the server without layer 7, beside the HTTP rules for its Service.
 const PLAIN_ADMIN: &str = "
 ---
