@@ -112,6 +112,7 @@ pub(super) fn obey(
             Order::Recheck => {
                 if let Some(denial) = revoked(conn) {
                     conn.drop_denied(&denial, "HTTP");
+                    conn.control.abort();
                     return Poll::Ready(());
                 }
                 let limit = conn.worker.settings.limits.stream_idle_timeout.as_secs();
