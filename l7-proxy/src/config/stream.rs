@@ -20,11 +20,13 @@ use super::persist::Store;
 use crate::flows::FlowBatch;
 use crate::settings::Settings;
 use crate::wire::proxy_message::Kind;
-use crate::wire::{Ack, ConfigUpdate, FRAME_MAX, Hello, PROTOCOL_VERSION, ProxyMessage};
+use crate::wire::{Ack, ConfigUpdate, FRAME_MAX, Flows, Hello, PROTOCOL_VERSION, ProxyMessage};
 
 /// First and longest pause between two attempts to reach the agent. An attempt costs microseconds, and an
 /// agent that comes back waits for us before it changes anything.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+/// How often the agent is told that we live, by a message without access records.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 /// Acknowledgements on their way; the agent waits for each, so there are never many.
 const ACKS_MAX: usize = 16;
 
@@ -152,11 +154,14 @@ async fn transmit(
     mut acks: mpsc::Receiver<Ack>,
     flows: &mut mpsc::Receiver<FlowBatch>,
 ) -> io::Result<()> {
+    let mut life = tokio::time::interval(SIGN_OF_LIFE_EVERY);
+    life.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             Some(ack) = acks.recv() => send(&mut writer, Kind::Ack(ack)).await?,
             Some(batch) = flows.recv() => writer.write_all(&batch.into_frame()).await?,
+            _ = life.tick() => send(&mut writer, Kind::Flows(Flows::default())).await?,
             else => return Ok(()),
         }
     }
