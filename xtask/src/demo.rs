@@ -63,15 +63,15 @@ impl Demo {
         host::step("build the programs", host::cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
         let interrupt = Interrupt::catch()?;
         let node = Node::start(&host::target_dir()?.join("debug"), interrupt.clone())?;
-        let result = tour::run(&node);
+        // Ctrl-C reaches the programs of a step, too: what fails then has failed of it.
+        let result = tour::run(&node).or_else(|error| interrupt.check().and(Err(error)));
         if self.keep && result.is_ok() {
             node.print_what_to_try();
             while !interrupt.is_set() {
                 std::thread::sleep(std::time::Duration::from_millis(100));
             }
         }
-        let failed = result.is_err();
-        if failed {
+        if result.is_err() && !interrupt.is_set() {
             eprintln!("{}", node.log());
         }
         node.stop()?;

@@ -74,7 +74,9 @@ impl Node {
         match node.wait_until_ready() {
             Ok(()) => Ok(node),
             Err(error) => {
-                eprintln!("{}", node.log());
+                if !node.interrupt.is_set() {
+                    eprintln!("{}", node.log());
+                }
                 node.stop()?;
                 Err(error)
             }
