@@ -112,9 +112,11 @@ fn check(paths: &[PathBuf]) -> anyhow::Result<Report> {
     let objects: BTreeMap<ObjectKey, Object> =
         store.settle().into_iter().filter_map(|(key, object)| Some((key, object?))).collect();
     problems.extend(store.problems());
+    let mut parsed: BTreeMap<&Path, Vec<yaml::Document>> = BTreeMap::new();
     for finding in lint::lint(&objects) {
         let Some((file, at)) = store.place(&finding.object) else { continue };
-        let position = texts.get(file).and_then(|text| position(text, at.line, &finding.fault.path));
+        let text = || texts.get(file).map_or(Vec::new(), |text| yaml::documents(text));
+        let position = position(parsed.entry(file).or_insert_with(text), at.line, &finding.fault.path);
         let fault = PlacedFault { at: position.unwrap_or(at), fault: finding.fault };
         let object = finding.object.to_string();
         problems.push(Problem::new(Severity::Warning, file, &object, &fault, ""));
@@ -143,8 +145,8 @@ fn checked((file, at, key, valid): (&Path, yaml::Position, &ObjectKey, bool)) ->
 }
 
 /// Where a field of the object that begins at `line` stands. `None` for objects of a list.
-fn position(text: &str, line: u32, path: &str) -> Option<yaml::Position> {
-    let document = yaml::documents(text).into_iter().find(|document| document.line == line)?;
+fn position(documents: &[yaml::Document], line: u32, path: &str) -> Option<yaml::Position> {
+    let document = documents.iter().find(|document| document.line == line)?;
     Some(document.position(path))
 }
 

@@ -1,7 +1,8 @@
 //! Policies that are valid and probably do not do what they were written for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use abi::Direction;
 use policy::identity::pod_labels;
 use policy::model::{Action, Peer, Peers, PortMatch, PortRule, PortSpec, Rule, Selector};
 use policy::snapshot::{Labels, Namespace, PolicyObject};
@@ -14,7 +15,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// A remark on an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Finding {
     pub object: ObjectKey,
     pub fault: Fault,
@@ -30,24 +31,35 @@ pub fn lint(objects: &BTreeMap<ObjectKey, Object>) -> Vec<Finding> {
             _ => None,
         })
         .collect();
-    let rules: Vec<(&ObjectKey, &Rule)> =
-        policies.iter().flat_map(|(key, policy)| policy.rules.iter().map(move |rule| (*key, rule))).collect();
-    let mut findings = Vec::new();
+    let rules = policies.iter().flat_map(|(key, policy)| policy.rules.iter().map(move |rule| (*key, rule)));
+    let allowing = allowing(rules);
+    let (mut findings, mut told) = (Vec::new(), HashSet::new());
     for (key, policy) in policies {
         let mut add = |path: String, reason: String| {
             let finding = Finding { object: key.clone(), fault: Fault::new(path, reason) };
-            if !findings.contains(&finding) {
+            if told.insert(finding.clone()) {
                 findings.push(finding);
             }
         };
         for rule in &policy.rules {
             selectors(key.kind, rule, &pods, &mut add);
             for ports in rule.ports.iter().flatten().filter(|p| p.http.is_some()) {
-                beside_http(key, rule, ports, &rules, &mut add);
+                beside_http(key, rule, ports, &allowing, &mut add);
             }
         }
     }
     findings
+}
+
+/// Rules that allow, by direction and whom they are for: what may open what a rule of the same closes.
+type Allowing<'a> = HashMap<(Direction, &'a Selector), Vec<(&'a ObjectKey, &'a Rule)>>;
+
+fn allowing<'a>(rules: impl Iterator<Item = (&'a ObjectKey, &'a Rule)>) -> Allowing<'a> {
+    let mut allowing = Allowing::new();
+    for (key, rule) in rules.filter(|(_, rule)| rule.action == Action::Allow) {
+        allowing.entry((rule.direction, &rule.subject)).or_default().push((key, rule));
+    }
+    allowing
 }
 
 /// Canonical labels of the pods that a policy can select.
@@ -106,7 +118,7 @@ fn beside_http(
     key: &ObjectKey,
     rule: &Rule,
     ports: &PortRule,
-    all: &[(&ObjectKey, &Rule)],
+    allowing: &Allowing<'_>,
     add: &mut impl FnMut(String, String),
 ) {
     for port in ports.ports.iter().filter(|p| p.proto == TCP) {
@@ -117,12 +129,7 @@ fn beside_http(
             );
             add(ports.path.clone(), reason);
         }
-        let others = all.iter().filter(|(_, other)| {
-            other.action == Action::Allow
-                && other.direction == rule.direction
-                && other.subject == rule.subject
-        });
-        for (other_key, other) in others {
+        for (other_key, other) in allowing.get(&(rule.direction, &rule.subject)).into_iter().flatten() {
             let place = match *other_key == key {
                 true => other.path.clone(),
                 false => format!("{other_key} {}", other.path),

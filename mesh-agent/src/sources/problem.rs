@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::yaml::Position;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Refused: the newest version is not in force.
@@ -19,7 +19,7 @@ pub enum Severity {
 }
 
 /// Something about one object or file that a user should mend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     pub severity: Severity,
@@ -53,6 +53,15 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// What [`Display`](fmt::Display) says less the file's path.
+    pub fn without_file(&self) -> String {
+        let text = self.to_string();
+        let place = format!("{}:", self.file.display());
+        text.strip_prefix(&place).unwrap_or(&text).trim_start().to_owned()
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.file.as_os_str().is_empty() {
@@ -82,7 +91,7 @@ pub struct Origin {
 }
 
 /// A field that is wrong, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fault {
     /// Field path, such as `spec.ports[0].port`; empty for the whole object.
     pub path: String,

@@ -93,3 +93,37 @@ fn refusals() {
     assert!(!missing.valid && missing.problems[0].to_string().starts_with("/nowhere.yaml: No such file"));
     assert!(check(&[TempDir::new().expect("folder").path().to_owned()]).is_err(), "no objects");
 }
+
+#[test]
+fn thousands_of_policies_take_no_longer_each_than_a_few() {
+    const COUNT: usize = 4000;
+    let objects = (0..COUNT).map(|i| {
+        let manifest = serde_json::json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": format!("p{i}"), "namespace": "shop"},
+            "spec": {
+                "endpointSelector": {"matchLabels": {"app": format!("a{i}")}},
+                "ingress": [
+                    {"toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}],
+                                  "rules": {"http": [{"method": "GET"}]}}]},
+                    {"toPorts": [{"ports": [{"port": "80"}]}]},
+                ],
+            },
+        });
+        let policy = policy::model::parse("CiliumNetworkPolicy", &manifest).expect("a policy");
+        let key = ObjectKey {
+            kind: crate::sources::object::Kind::CiliumNetworkPolicy,
+            namespace: "shop".into(),
+            name: format!("p{i}"),
+        };
+        (key, Object::Policy(Arc::new(policy)))
+    });
+    let objects: BTreeMap<ObjectKey, Object> = objects.collect();
+    let clock =
+        || std::time::Duration::from(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID.now().expect("time"));
+    let begin = clock();
+    assert_eq!(lint::lint(&objects).len(), 2 * COUNT);
+    let used = clock() - begin;
+    // Each with each other takes twenty times as long in a debug build.
+    assert!(used < std::time::Duration::from_secs(2), "{used:?} of processor time");
+}
