@@ -127,7 +127,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn init_log(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| {
+    // What the library that watches files tells at `info` is of no use to a node's owner. A filter of the
+    // user's that names it comes later and wins.
+    let quiet = format!("notify=warn,{filter}");
+    let filter = tracing_subscriber::EnvFilter::try_new(quiet).with_context(|| {
         format!("--log {filter:?} is no filter: use a level such as `info`, or `mesh_agent=debug,warn`")
     })?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -75,14 +75,17 @@ pub struct Flow {
 }
 
 /// What became of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum FlowVerdict {
     /// Goes its way (in the kernel), or the request was forwarded (by the proxy).
     #[default]
+    #[value(alias = "allowed")]
     Forwarded,
     /// The connection was given to the proxy, which reports its requests.
     Redirected,
+    /// Denied, or it could not be served.
+    #[value(alias = "denied")]
     Dropped,
 }
 

@@ -42,7 +42,7 @@ impl FileArgs {
     pub fn finish(&self, report: &impl Report) -> anyhow::Result<ExitCode> {
         match self.output.output {
             Output::Json => print_json(report)?,
-            Output::Table => report.print(),
+            Output::Table | Output::Wide => report.print(),
         }
         Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

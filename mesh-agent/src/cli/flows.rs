@@ -27,8 +27,8 @@ pub struct Args {
     /// How many of the past ones.
     #[arg(long, default_value_t = 20, value_name = "N")]
     last: usize,
-    /// forwarded, redirected or dropped.
-    #[arg(long)]
+    /// Only those of which this became.
+    #[arg(long, value_enum, ignore_case = true)]
     verdict: Option<FlowVerdict>,
     /// Who began: namespace/pod, namespace/, address, CIDR, key=value, identity:NUMBER, or an entity.
     #[arg(long)]

@@ -97,7 +97,7 @@ impl ExplainArgs {
         };
         match self.output.output {
             Output::Json => print_json(&answer)?,
-            Output::Table => answer.text.lines().for_each(|line| print_line(&printable(line))),
+            Output::Table | Output::Wide => answer.text.lines().for_each(|line| print_line(&printable(line))),
         }
         Ok(if answer.verdict == "deny" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }

@@ -7,7 +7,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::table::{Table, printable};
+use super::table::{Table, printable, terminal_columns};
 use super::{Global, print_line};
 use crate::api::client::Client;
 use crate::api::types::{Endpoints, Identities, InForce, Policies, Policy, Services, Status};
@@ -18,15 +18,19 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// How something is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
+    /// For people; on a terminal the widest columns of lists are cut to its width.
     #[default]
     Table,
+    /// The same with nothing cut.
+    Wide,
+    /// The API's document.
     Json,
 }
 
 /// `-o`, for every command that prints what the agent knows.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct OutputArgs {
-    /// For people, or the API's document.
+    /// How to print it.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
 }
@@ -90,7 +94,7 @@ impl VersionArgs {
         let version = Version { version: env!("CARGO_PKG_VERSION"), kernel_layout: abi::ABI_VERSION };
         match self.output.output {
             Output::Json => print_json(&version)?,
-            Output::Table => {
+            Output::Table | Output::Wide => {
                 let Version { version, kernel_layout } = version;
                 print_line(&format!("heddle {version} (kernel layout v{kernel_layout})"));
             }
@@ -124,7 +128,7 @@ impl StatusArgs {
         };
         match self.output.output {
             Output::Json => print_json(&status)?,
-            Output::Table => print_line(status_text(&status).trim_end()),
+            Output::Table | Output::Wide => print_line(status_text(&status).trim_end()),
         }
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -247,8 +251,11 @@ fn list<T: DeserializeOwned + Serialize>(
     let elements: T = ask(global, path)?;
     match output.output {
         Output::Json => print_json(&elements)?,
-        Output::Table => {
-            let table = table(&elements);
+        Output::Table | Output::Wide => {
+            let mut table = table(&elements);
+            if let Some(columns) = terminal_columns().filter(|_| output.output == Output::Table) {
+                table.cut_to(columns);
+            }
             if table.is_empty() {
                 print_line("none");
             } else {
