@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod cni;
+pub mod descriptors;
 pub mod dns;
 pub mod exec;
 pub mod explain;

@@ -182,7 +182,7 @@ impl Args {
         let instance = &global.instance;
         let pin_root = self.pin_root.clone().unwrap_or_else(|| instance.pin_root());
         let settings = self.settings(global);
-        privileges::raise_descriptor_limit()?;
+        crate::descriptors::raise_limit()?;
         privileges::own_folder(&settings.state_dir, self.uid, self.gid)?;
         privileges::drop_to(self.uid, self.gid)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -23,8 +23,11 @@ use crate::node::ensure_bpffs;
 use crate::proxy_cmd::Listeners;
 use children::Children;
 
-/// How long the agent and then the proxy may take to be ready.
-const READY_MAX: Duration = Duration::from_secs(60);
+/// How long the agent and then the proxy may do nothing at all before they are ready. Thousands of manifests
+/// take as long as they take.
+const STALL_MAX: Duration = Duration::from_secs(60);
+/// How often it is said that something is not ready yet.
+const SAY_EVERY: Duration = Duration::from_secs(5);
 /// How long the proxy's connections may take to end, once everything ends.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// How often it is asked whether they are.
@@ -32,7 +35,8 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// Run a whole node: agent, proxy and, with --run-pods, the pods of the manifests.
 ///
-/// Ctrl-C or SIGTERM removes everything again: pods, programs, rules, cgroup and state.
+/// Ctrl-C, SIGTERM or a closed terminal removes everything again: pods, programs, rules, cgroup and state.
+/// Pods that a container runtime started live on, without a network: nothing would be enforced on them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   heddle run --manifests ./shop --run-pods          try manifests on this machine
@@ -54,7 +58,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Runs until SIGTERM or SIGINT.
+    /// Runs until a signal ends it.
     pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(self.whole(global))?;
@@ -164,27 +168,72 @@ impl Args {
     }
 }
 
-/// Waits until the agent's status is as wanted.
+/// Waits until the agent's status is as wanted, for as long as `what` works on it.
 async fn ready(
     client: &Client,
     children: &Children,
     what: &'static str,
     wanted: impl Fn(&Status) -> bool,
 ) -> anyhow::Result<Status> {
-    let end = Instant::now() + READY_MAX;
-    let mut last = String::from("it does not answer");
-    while Instant::now() < end {
-        match client.get::<Status>("/v1/status").await {
+    let mut patience = Patience::new(Instant::now());
+    loop {
+        let answer = match client.get::<Status>("/v1/status").await {
             Ok(status) if wanted(&status) => return Ok(status),
-            Ok(status) => last = crate::cli::show::status_text(&status),
-            Err(error) => last = error.to_string(),
-        }
+            Ok(status) => crate::cli::show::status_text(&status),
+            Err(error) => error.to_string(),
+        };
         if let Some(status) = children.ended(what) {
             bail!("the {what} ended before it was ready ({status}): what it said is above");
         }
+        match patience.look(Instant::now(), children.cpu_ticks(what)) {
+            Look::Wait => {}
+            Look::Say(waited) => {
+                say(&format!("the {what} is at work, not ready after {} s", waited.as_secs()))
+            }
+            Look::GiveUp => {
+                bail!("the {what} is not ready and has done nothing for {STALL_MAX:?}: {answer}")
+            }
+        }
         tokio::time::sleep(ASK_EVERY).await;
     }
-    bail!("the {what} is not ready after {READY_MAX:?}: {last}")
+}
+
+/// How long a child is waited for: as long as it uses the processor.
+struct Patience {
+    began: Instant,
+    said: Instant,
+    moved: Instant,
+    ticks: Option<u64>,
+}
+
+/// What to do about a child that is not ready.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    Wait,
+    /// Time for a line about it; how long it takes already.
+    Say(Duration),
+    GiveUp,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self { began: now, said: now, moved: now, ticks: None }
+    }
+
+    /// `ticks`: the processor time that the child has used.
+    fn look(&mut self, now: Instant, ticks: Option<u64>) -> Look {
+        if ticks != self.ticks {
+            (self.ticks, self.moved) = (ticks, now);
+        }
+        if now.duration_since(self.moved) >= STALL_MAX {
+            return Look::GiveUp;
+        }
+        if now.duration_since(self.said) >= SAY_EVERY {
+            self.said = now;
+            return Look::Say(now.duration_since(self.began));
+        }
+        Look::Wait
+    }
 }
 
 /// What a node needs, each with one sentence that says how to get it.
@@ -199,6 +248,7 @@ fn prerequisites(args: &NodeArgs) -> anyhow::Result<()> {
              mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"
         );
     }
+    crate::descriptors::raise_limit()?;
     ensure_bpffs()?;
     Ok(crate::sources::readable(&args.manifests)?)
 }
@@ -220,23 +270,50 @@ fn lock(instance: &Instance) -> anyhow::Result<Flock<std::fs::File>> {
     })
 }
 
-/// SIGTERM and SIGINT, from the beginning on: what was started is removed whenever they come.
+/// The signals that end it, from the beginning on: what was started is removed whenever they come. A closed
+/// terminal is a SIGHUP, Ctrl-\ a SIGQUIT.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    /// `None`: whoever started it (nohup) wants it to outlive the terminal.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let hangup = !is_ignored(nix::sys::signal::Signal::SIGHUP);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: hangup.then(|| signal(SignalKind::hangup())).transpose()?,
+        })
     }
 
     async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
+            _ = hangup => {}
         }
     }
+}
+
+/// Whether the process was started with a signal ignored (`SigIgn` of proc(5), a mask whose lowest bit is
+/// signal 1).
+fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal as i32 - 1)) != 0
 }
 
 /// A line of progress. Standard output may be gone; the node goes on.
@@ -244,3 +321,6 @@ fn say(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "heddle: {line}");
 }
+
+#[cfg(test)]
+mod tests;

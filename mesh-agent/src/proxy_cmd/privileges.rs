@@ -7,27 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 /// IP_TRANSPARENT and SO_MARK need it, and nothing else is needed.
 const KEPT: Capability = Capability::CAP_NET_RAW;
-/// A proxied connection takes two descriptors.
-const DESCRIPTORS: u64 = 1 << 20;
-
-/// As many descriptors as we are given, at most [`DESCRIPTORS`].
-pub(super) fn raise_descriptor_limit() -> anyhow::Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if Uid::effective().is_root() && hard < DESCRIPTORS {
-        // A container's root may not raise it; then the hard limit is what there is.
-        if setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).is_ok() {
-            return Ok(());
-        }
-    }
-    let wanted = hard.min(DESCRIPTORS).max(soft);
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).context("cannot raise the limit of descriptors")
-}
-
 /// Makes the proxy's folder and gives it to its user.
 pub(super) fn own_folder(folder: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
     let name = folder.display();

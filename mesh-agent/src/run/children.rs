@@ -58,11 +58,15 @@ impl Process {
 }
 
 fn start_time(pid: i32) -> Option<u64> {
+    let fields = stat(pid)?;
+    (fields.first()? != "Z").then(|| fields.get(19)?.parse().ok())?
+}
+
+/// The fields of /proc/PID/stat from the third, the state, on.
+fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
-    let fields = stat.rsplit_once(')')?.1;
-    let state = fields.split_whitespace().next()?;
-    (state != "Z").then(|| fields.split_whitespace().nth(19)?.parse().ok())?
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
 /// Where the processes are written down, for the next run if this one is killed.
@@ -132,6 +136,13 @@ impl Children {
     /// How a child ended, if it ever did.
     pub(super) fn ended(&self, name: &str) -> Option<ExitStatus> {
         self.tasks.iter().find(|task| task.name == name).and_then(|task| *task.ended.borrow())
+    }
+
+    /// Clock ticks that a child has used of the processor, if it lives (fields 14 and 15 of proc(5)).
+    pub(super) fn cpu_ticks(&self, name: &str) -> Option<u64> {
+        let processes = self.record.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let fields = stat(processes.get(name)?.pid)?;
+        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
     }
 
     /// Ends all of them, the newest first.

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::OFlag;
 
@@ -29,6 +29,8 @@ const ROUNDS_MAX: usize = 5;
 /// How long a file that held objects must be empty before that counts: a shell empties a file long before
 /// the program writes to it that was told to.
 const EMPTY_SETTLE: Duration = Duration::from_secs(2);
+/// How often it is told how many files of a large folder were read.
+const TELL_EVERY: Duration = Duration::from_secs(3);
 
 /// The folder and what is known of its files.
 #[derive(Debug)]
@@ -135,8 +137,18 @@ impl Directory {
             scan.removed.push(file);
         }
         scan.unsettled = false;
-        for file in &walk.files {
+        let mut told = Instant::now();
+        for (number, file) in walk.files.iter().enumerate() {
             self.look(file, is_written, scan);
+            if told.elapsed() > TELL_EVERY {
+                told = Instant::now();
+                tracing::info!(
+                    "read {} of {} files of {}",
+                    number + 1,
+                    walk.files.len(),
+                    self.root.display()
+                );
+            }
         }
         scan.removed.retain(|file| !present.contains(&**file));
         scan.faults.clone_from(&walk.faults);

@@ -1,6 +1,7 @@
 //! The thread that keeps the published state up to date: waits, looks at files, assembles, keeps what must
 //! survive a restart, publishes.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use super::assemble::Assembler;
 use super::built_in::BuiltIn;
 use super::cluster_ips::Chosen;
 use super::directory::Directory;
+use super::object::Kind;
 use super::problem::{PlacedFault, Problem, Severity};
 use super::registry::Registry;
 use super::signals::{SETTLE_MAX, Signals, Woken};
@@ -130,6 +132,20 @@ impl Worker {
         }
     }
 
+    /// A Namespace went and its pods did not: they go on without its labels.
+    fn warn_of_orphans(&self, namespace: &str) {
+        let prefix = format!("{namespace}/");
+        let pods: Vec<&str> =
+            self.assembler.pods().keys().map(String::as_str).filter(|key| key.starts_with(&prefix)).collect();
+        if !pods.is_empty() {
+            tracing::warn!(
+                "Namespace {namespace} is gone, its pods are not: {} go on, without the labels that the \
+                 namespace had",
+                pods.join(", ")
+            );
+        }
+    }
+
     fn look(&mut self) {
         if self.scan() {
             // Somebody is not done yet; what is settled counts already.
@@ -171,7 +187,7 @@ impl Worker {
         let (watcher, trouble) = match watcher {
             Ok(watcher) => (Some(watcher), None),
             Err(_) if folder.is_none() => (None, None),
-            Err(error) => (None, Some(format!("cannot watch {}: {error}", root.display()))),
+            Err(error) => (None, Some(format!("cannot be watched: {error}"))),
         };
         // A failed attempt is repeated when the folder changes, not all the time: rescans do without.
         self.watched = Watched { watcher, folder, trouble };
@@ -185,7 +201,10 @@ impl Worker {
             self.assembler.set_node_addresses(addresses);
         }
         let changes = self.store.settle();
-        let pods_changed = changes.iter().any(|(key, _)| key.kind == super::object::Kind::Pod);
+        let pods_changed = changes.iter().any(|(key, _)| key.kind == Kind::Pod);
+        for (key, _) in changes.iter().filter(|(key, now)| key.kind == Kind::Namespace && now.is_none()) {
+            self.warn_of_orphans(&key.name);
+        }
         self.assembler.apply(changes);
         let changed = self.assembler.assemble();
         self.keep();
@@ -294,13 +313,15 @@ impl Worker {
 
 /// Every problem is logged once, when it comes up, and noted when it is gone.
 fn log_new(before: &[Problem], now: &[Problem]) {
-    for problem in now.iter().filter(|p| !before.contains(p)) {
+    let known: HashSet<&Problem> = before.iter().collect();
+    for problem in now.iter().filter(|p| !known.contains(p)) {
         match problem.severity {
             Severity::Error => tracing::error!("{problem}"),
             Severity::Warning => tracing::warn!("{problem}"),
         }
     }
-    let gone = before.iter().filter(|p| !now.contains(p)).count();
+    let left: HashSet<&Problem> = now.iter().collect();
+    let gone = before.iter().filter(|p| !left.contains(p)).count();
     if gone > 0 {
         tracing::info!("{gone} of the problems with manifests are mended, {} left", now.len());
     }
