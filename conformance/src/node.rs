@@ -28,6 +28,7 @@ pub struct NodeBuilder {
     name: String,
     files: Vec<(String, String)>,
     arguments: Vec<String>,
+    no_pods: bool,
 }
 
 impl NodeBuilder {
@@ -40,6 +41,12 @@ impl NodeBuilder {
     /// Adds an argument of `heddle run`.
     pub fn arg(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Leaves the pods to a container runtime: the test itself.
+    pub fn without_pods(mut self) -> Self {
+        self.no_pods = true;
         self
     }
 
@@ -73,7 +80,11 @@ impl Node {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (netns, world) = (Netns::new("node"), Netns::new("world"));
         connect(&netns, &world);
-        let mut node = Self { instance, netns, world, folder, arguments: builder.arguments, child: None };
+        let mut arguments = builder.arguments;
+        if !builder.no_pods {
+            arguments.push("--run-pods".to_owned());
+        }
+        let mut node = Self { instance, netns, world, folder, arguments, child: None };
         std::fs::create_dir(node.manifests()).expect("a folder for manifests");
         for (name, text) in &builder.files {
             node.apply(name, text);
@@ -87,15 +98,7 @@ impl Node {
         let log =
             std::fs::File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = self.netns.command(program("heddle"));
-        command.args([
-            "run",
-            "--instance",
-            &self.instance,
-            "--node-name",
-            "node",
-            "--run-pods",
-            "--manifests",
-        ]);
+        command.args(["run", "--instance", &self.instance, "--node-name", "node", "--manifests"]);
         command.arg(self.manifests()).args(&self.arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log file")).stderr(log);
         self.child = Some(command.spawn().expect("heddle runs"));
@@ -112,6 +115,15 @@ impl Node {
         let output = self.heddle(&["status", "-o", "json"]).output().map_err(|e| e.to_string())?;
         serde_json::from_slice(&output.stdout)
             .map_err(|_| format!("{}\n{}", String::from_utf8_lossy(&output.stderr), self.log()))
+    }
+
+    /// Waits until `heddle run` has ended by itself; whether it says that all went well.
+    pub fn ended(&mut self) -> bool {
+        let mut child = self.child.take().expect("the node runs");
+        eventually("the node has ended", STOP_MAX, || match child.try_wait() {
+            Ok(Some(status)) => Ok(status.success()),
+            other => Err(format!("{other:?}\n{}", self.log())),
+        })
     }
 
     /// Process id of `heddle run` itself.

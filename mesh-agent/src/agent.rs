@@ -14,8 +14,9 @@ pub(crate) mod start;
 pub mod state;
 mod uplink;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
@@ -43,6 +44,8 @@ pub struct Agent {
     pub metrics: Metrics,
     pub kernel: KernelHandle,
     pub endpoints: Arc<EndpointTable>,
+    /// When and why pods of manifests could not be attached, by `namespace/name`, until they are.
+    pub attach_failures: Mutex<BTreeMap<String, (Instant, String)>>,
     /// Readiness of pods that are not attached yet, by `namespace/name`.
     pub readiness: Mutex<HashMap<String, bool>>,
     /// Wakes the publisher.

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 pub use deletions::{PendingDeletion, pending_deletions};
 pub use wire::{
     AllocateRequest, AllocatedAddress, Allocation, ApiError, Attachment, CheckRequest, GcRequest, GcResponse,
-    ReadyRequest,
+    ReadyRequest, monotonic_ms,
 };
 
 use crate::cli::Global;
@@ -55,7 +55,7 @@ impl Args {
     pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let environment = Environment::from_process();
         let mut stdin = Vec::new();
-        std::io::stdin().take(CONFIG_MAX).read_to_end(&mut stdin)?;
+        std::io::stdin().take(CONFIG_MAX + 1).read_to_end(&mut stdin)?;
         let (output, exit) = match answer(&environment, &stdin, &global.instance) {
             Ok(output) => (output, ExitCode::SUCCESS),
             Err((version, error)) => (Some(error.to_json(version)), ExitCode::FAILURE),
@@ -83,6 +83,11 @@ fn answer(
     instance: &Instance,
 ) -> Result<Answer, (Version, CniError)> {
     let newest = Version::NEWEST;
+    if stdin.len() as u64 > CONFIG_MAX {
+        let details = format!("it has more than {CONFIG_MAX} bytes");
+        let msg = "the configuration on standard input is too long";
+        return Err((newest, CniError::new(code::DECODE_FAILURE, msg, details)));
+    }
     let command = environment.command().map_err(|e| (newest, e))?;
     if command == Command::Version {
         return config::version_answer(stdin).map(Some).map_err(|e| (newest, e));

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod host;
+mod links;
 mod masquerade;
 mod rules;
 mod sysctl;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 
 pub use addresses::{Device, NetworkChanges, NodeAddress};
 pub use host::{HostError, ensure_bpffs, make_cgroup, remove_cgroup};
+pub use links::{LinkMark, MarkedLink};
 pub use veth::{GATEWAY_V4, GATEWAY_V6};
 
 /// Index of the loopback device, in every network namespace.

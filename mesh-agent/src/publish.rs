@@ -46,6 +46,8 @@ pub struct Published {
     pub endpoints: BTreeSet<u32>,
     /// What could not be put in force.
     pub problems: Vec<String>,
+    /// Why the note for the next process could not be written.
+    pub mark_problem: Option<String>,
     /// The proxy that refused or was late for this revision, if one did.
     pub proxy_problem: Option<String>,
 }
@@ -93,6 +95,8 @@ struct Last {
     kernel: KernelState,
     proxy: Arc<ProxyState>,
     numbers: ServiceNumbers,
+    /// Of what is in force, if it could not be written.
+    unmarked: Option<Mark>,
 }
 
 impl<V: Veths> Publisher<V> {
@@ -110,8 +114,9 @@ impl<V: Veths> Publisher<V> {
         source.mark_changed();
         loop {
             let again = !self.parts.published.borrow().problems.is_empty();
+            let unmarked = self.last.unmarked.is_some();
             let retry = async {
-                if again {
+                if again || unmarked {
                     tokio::time::sleep(RETRY_AFTER).await;
                 } else {
                     std::future::pending::<()>().await;
@@ -120,7 +125,12 @@ impl<V: Veths> Publisher<V> {
             tokio::select! {
                 changed = source.changed() => if changed.is_err() { return Ok(()) },
                 () = self.parts.wake.notified() => {}
-                () = retry => {}
+                () = retry => if unmarked {
+                    self.leave_again();
+                    if !again {
+                        continue;
+                    }
+                },
             }
             let snapshot = source.borrow_and_update().snapshot.clone();
             if snapshot.revision != 0 {
@@ -167,9 +177,8 @@ impl<V: Veths> Publisher<V> {
         if removes {
             self.parts.proxies.publish(proxy.clone());
         }
-        if applied.problems.is_empty() {
-            self.parts.mark.leave(Mark::new(&proxy, self.parts.revision));
-        }
+        let mark = applied.problems.is_empty().then(|| Mark::new(&proxy, self.parts.revision));
+        let mark_problem = self.leave(mark);
         for problem in &applied.problems {
             tracing::error!("revision {}: {problem}", self.parts.revision);
         }
@@ -181,11 +190,28 @@ impl<V: Veths> Publisher<V> {
             view,
             endpoints: applied.endpoints,
             problems: applied.problems,
+            mark_problem,
             proxy_problem,
         }));
         self.parts.publications.inc();
         tracing::info!("revision {} is in force", self.parts.revision);
         Ok(())
+    }
+
+    /// Leaves the mark, later if not now; says why not now.
+    fn leave(&mut self, mark: Option<Mark>) -> Option<String> {
+        let error = mark.and_then(|mark| self.parts.mark.leave(mark).err());
+        self.last.unmarked = mark.filter(|_| error.is_some());
+        error.map(|error| {
+            tracing::warn!("{error}");
+            error.to_string()
+        })
+    }
+
+    /// Tries again to leave a mark that could not be.
+    fn leave_again(&mut self) {
+        let mark_problem = self.leave(self.last.unmarked);
+        self.parts.published.send_modify(|p| *p = Arc::new(Published { mark_problem, ..(**p).clone() }));
     }
 
     async fn wait_for_proxies(&self) -> Option<String> {

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
 use super::endpoints::{ALLOCATED_MAX, Endpoints, EndpointsError, Record, Veth, name, unix_seconds};
 use super::{Agent, RegisterError};
 use crate::cni::{
-    AllocateRequest, Allocation, Attachment, CheckRequest, GcRequest, GcResponse, ReadyRequest,
+    AllocateRequest, Allocation, Attachment, CheckRequest, GcRequest, GcResponse, ReadyRequest, monotonic_ms,
 };
 use crate::node::NodeError;
 use crate::publish::Veths;
@@ -59,6 +59,10 @@ pub enum CniError {
     Register(#[from] RegisterError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error("the plugin waits no more: nothing is allocated")]
+    TooLate,
+    #[error("attachment {0} is alive: the container is attached already, DEL comes before another ADD")]
+    Attached(String),
     #[error("manifests are still being read: try again")]
     Starting,
     #[error("the policy of pod {pod} was not in the kernel within {READY_MAX:?}: {why}")]
@@ -72,11 +76,44 @@ pub enum CniError {
 impl Agent {
     /// Endpoint id, addresses and interface name for a pod whose manifest is known.
     pub fn allocate(&self, request: &AllocateRequest) -> Result<Allocation, CniError> {
+        let outcome = self.try_allocate(request);
+        if let Err(error) = &outcome {
+            self.note_attachment(&request.namespace, &request.pod, Some(error));
+        }
+        outcome
+    }
+
+    /// Remembers why a pod cannot be attached, or that it is.
+    fn note_attachment(&self, namespace: &str, pod: &str, failure: Option<&CniError>) {
+        let mut failures = self.attach_failures.lock().unwrap_or_else(PoisonError::into_inner);
+        // Pods whose manifest is gone are nobody's trouble; so there are no more of them than manifests.
+        failures.retain(|key, _| {
+            key.split_once('/').is_some_and(|(namespace, pod)| self.pods.known(namespace, pod).is_ok())
+        });
+        let key = format!("{namespace}/{pod}");
+        match failure {
+            Some(error) if self.pods.known(namespace, pod).is_ok() => {
+                failures.insert(key, (Instant::now(), error.to_string()));
+            }
+            _ => drop(failures.remove(&key)),
+        }
+    }
+
+    fn try_allocate(&self, request: &AllocateRequest) -> Result<Allocation, CniError> {
         if self.published.borrow().revision == 0 {
             return Err(CniError::Starting);
         }
         self.pods.known(&request.namespace, &request.pod)?;
-        let record = self.endpoints.lock().allocate(request)?;
+        let mut endpoints = self.endpoints.lock();
+        // Its link would be replaced, and the pod that has it would lose its network.
+        if endpoints.get(&request.attachment).is_some_and(|r| r.veth.is_some() && !vanished(r)) {
+            return Err(CniError::Attached(name(&request.attachment)));
+        }
+        if request.wanted_until_ms.is_some_and(|until| monotonic_ms() > until) {
+            return Err(CniError::TooLate);
+        }
+        let record = endpoints.allocate(request)?;
+        drop(endpoints);
         Ok(Allocation {
             endpoint_id: record.id,
             addresses: record.allocated(),
@@ -87,6 +124,15 @@ impl Agent {
 
     /// Takes the veth over; returns once programs and policy are in place.
     pub async fn ready(&self, request: &ReadyRequest) -> Result<(), CniError> {
+        let outcome = self.try_ready(request).await;
+        let record = self.endpoints.lock().get(&request.attachment).cloned();
+        if let Some(record) = record {
+            self.note_attachment(&record.namespace, &record.pod, outcome.as_ref().err());
+        }
+        outcome
+    }
+
+    async fn try_ready(&self, request: &ReadyRequest) -> Result<(), CniError> {
         interface_name(request.host_ifindex).ok_or(CniError::NoVeth(request.host_ifindex))?;
         let veth = Veth {
             ifindex: request.host_ifindex,
@@ -155,6 +201,10 @@ impl Agent {
             }
         }
         self.pods.unregister(&record);
+        // Its routes go with it, before another pod gets the address.
+        if let Some(plumbing) = &self.plumbing {
+            plumbing.remove_link(&record.host_ifname).await?;
+        }
         self.endpoints.lock().release(attachment)?;
         self.wake.notify_one();
         tracing::info!("endpoint {} of pod {} is released", record.id, record.pod_key());
@@ -195,12 +245,31 @@ impl Agent {
             self.release(&record.attachment).await?;
             removed_host_ifnames.push(record.host_ifname);
         }
+        removed_host_ifnames.extend(self.remove_strays().await?);
         Ok(GcResponse { removed_host_ifnames })
+    }
+
+    /// Removes the instance's devices that no record speaks of, such as those of a state folder that was lost.
+    async fn remove_strays(&self) -> Result<Vec<String>, CniError> {
+        let Some(plumbing) = &self.plumbing else { return Ok(Vec::new()) };
+        // The devices before the records: what is attached meanwhile has a record and no device here.
+        let marked = plumbing.marked_links().await?;
+        let known: BTreeSet<String> = self.endpoints.lock().iter().map(|r| r.host_ifname.clone()).collect();
+        let mut removed = Vec::new();
+        for link in marked.into_iter().filter(|l| l.mark.is_of(&self.instance) && !known.contains(&l.name)) {
+            tracing::warn!("device {} ({}) belongs to no endpoint: removed", link.name, link.mark);
+            plumbing.remove_link(&link.name).await?;
+            removed.push(link.name);
+        }
+        Ok(removed)
     }
 
     /// Releases what nobody will ask for any more: pods whose veth has vanished with their namespace, and
     /// allocations that no ADD finished. Follows a veth whose index has changed.
     pub async fn sweep(&self) {
+        if let Err(error) = self.remove_strays().await {
+            tracing::warn!("devices without an endpoint: {error}");
+        }
         let records: Vec<Record> = self.endpoints.lock().iter().cloned().collect();
         for record in records {
             let found = interface_index(&record.host_ifname);

@@ -101,8 +101,10 @@ impl Pods for SourcePods {
             } else {
                 problem.object.clone()
             };
+            // The place is said once: a file's own trouble is about the file.
+            let told = if problem.object.is_empty() { problem.without_file() } else { problem.to_string() };
             let severity = if problem.severity == Severity::Warning { "warning: " } else { "" };
-            Problem { object, message: format!("{severity}{problem}") }
+            Problem { object, message: format!("{severity}{told}") }
         };
         sorted.iter().map(problem).collect()
     }

@@ -43,6 +43,7 @@ pub(crate) const SYSCTLS: &str = "sysctls.json";
 impl Args {
     /// Runs until SIGTERM or SIGINT.
     pub fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
+        crate::descriptors::raise_limit()?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
         runtime.block_on(run(&global.instance, &self.node))?;
@@ -57,9 +58,9 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
     let pin_root = instance.pin_root();
     let mut datapath = Datapath::open(&Options { pin_root, proxy_gid: args.uid })?;
     let before = datapath.configuration()?;
-    let endpoints = adopt_endpoints(instance, &mut datapath)?;
-
     let plumbing = Plumbing::open(instance.run_dir().join(SYSCTLS))?;
+    let endpoints = adopt_endpoints(instance, &plumbing, &mut datapath).await?;
+
     let sources = start_sources(instance, args, &plumbing, &endpoints, before.revision).await?;
     let source = sources.subscribe();
     let snapshot = source.borrow().snapshot.clone();
@@ -101,6 +102,7 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
         metrics,
         kernel,
         endpoints,
+        attach_failures: Mutex::default(),
         readiness: Mutex::new(HashMap::new()),
         wake,
         pods: Box::new(pods),
@@ -178,13 +180,20 @@ fn proxy_socket(instance: &Instance, uid: u32) -> anyhow::Result<UnixListener> {
 }
 
 /// The endpoints of the last run that are still there. What was deleted meanwhile is released.
-fn adopt_endpoints(instance: &Instance, datapath: &mut Datapath) -> anyhow::Result<Endpoints> {
+async fn adopt_endpoints(
+    instance: &Instance,
+    plumbing: &Plumbing,
+    datapath: &mut Datapath,
+) -> anyhow::Result<Endpoints> {
     let mut endpoints = Endpoints::open(&instance.state_dir())?;
     let (pending, unreadable) = crate::cni::pending_deletions(&instance.run_dir())?;
     for path in unreadable {
         tracing::warn!("{} is no deletion of the CNI plugin: left alone", path.display());
     }
     for deletion in pending {
+        if let Some(record) = endpoints.get(&deletion.attachment) {
+            plumbing.remove_link(&record.host_ifname).await?;
+        }
         endpoints.release(&deletion.attachment)?;
         deletion.done()?;
     }

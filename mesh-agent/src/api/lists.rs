@@ -1,6 +1,8 @@
 //! The documents that are made from the state in force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use policy::Snapshot;
@@ -19,18 +21,30 @@ use crate::sources::endpoints;
 /// The cluster's DNS.
 const DNS: &str = "kube-system/kube-dns";
 
+/// How long it is told that a pod could not be attached. Runtimes that still want it try again within five
+/// minutes (kubelet's longest back-off).
+const FAILURE_TOLD: Duration = Duration::from_secs(330);
+
 /// `GET /v1/status`.
 pub(super) fn status(agent: &Agent) -> Status {
     let published = agent.published.borrow().clone();
     let snapshot = &published.view.snapshot;
     let proxies = agent.proxies.status();
-    let keeps_up = proxies.iter().any(|p| p.revision != 0 && !p.late && p.refused.is_none());
+    let now = Instant::now();
+    let keeps_up = proxies
+        .iter()
+        .any(|p| p.revision != 0 && !p.late && p.refused.is_none() && p.silent_for(now).is_none());
     let mut problems: Vec<Problem> = published
         .problems
         .iter()
         .map(|message| Problem { object: "datapath".into(), message: message.clone() })
         .collect();
-    problems.extend(proxy_problems(&published, &proxies));
+    problems.extend(proxy_problems(&published, &proxies, now));
+    problems.extend(attachment_problems(agent));
+    problems.extend(published.mark_problem.iter().map(|message| Problem {
+        object: "run folder".into(),
+        message: format!("{message}: an agent that follows this one counts a revision more"),
+    }));
     let enforcing = published.revision != 0 && published.problems.is_empty() && keeps_up;
     let names_resolve = !agent.cluster_dns || has_ready_backend(snapshot, DNS);
     if published.revision != 0 && !names_resolve {
@@ -38,11 +52,16 @@ pub(super) fn status(agent: &Agent) -> Status {
         problems.push(Problem { object: format!("Service {DNS}"), message: message.into() });
     }
     problems.extend(agent.pods.problems());
-    let pods = own_pods(agent, &snapshot.node);
+    // Before anything is in force the source knows it already.
+    let node = match snapshot.node.is_empty() {
+        true => agent.pods.subscribe().borrow().snapshot.node.clone(),
+        false => snapshot.node.clone(),
+    };
+    let pods = own_pods(agent, &node);
     Status {
         instance: agent.instance.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
-        node: snapshot.node.clone(),
+        node,
         ready: enforcing && names_resolve,
         enforcing,
         revision: published.revision,
@@ -81,19 +100,41 @@ fn has_ready_backend(snapshot: &Snapshot, service: &str) -> bool {
     backends.any(|backend| backend.ready)
 }
 
-fn proxy_problems(published: &Published, proxies: &[crate::publish::proxy::ProxyStatus]) -> Vec<Problem> {
+/// Pods that a runtime wants to attach and could not.
+fn attachment_problems(agent: &Agent) -> Vec<Problem> {
+    let failures = agent.attach_failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let recent = failures.iter().filter(|(_, (when, _))| when.elapsed() < FAILURE_TOLD);
+    let failures = recent.map(|(pod, (_, why))| Problem {
+        object: format!("Pod {pod}"),
+        message: format!("cannot be attached: {why}"),
+    });
+    failures.collect()
+}
+
+fn proxy_problems(
+    published: &Published,
+    proxies: &[crate::publish::proxy::ProxyStatus],
+    now: Instant,
+) -> Vec<Problem> {
     let problem = |message: String| Problem { object: "proxy".into(), message };
     if proxies.is_empty() {
         let message = "not connected: connections that need layer 7 are dropped unless it serves its last \
                        configuration; see `heddle proxy`";
         return vec![problem(message.into())];
     }
+    let silent = proxies.iter().filter_map(|proxy| {
+        let seconds = proxy.silent_for(now)?.as_secs();
+        Some(format!(
+            "pid {} has said nothing for {seconds} s: it is stopped or overloaded, and what needs layer 7 waits",
+            proxy.pid
+        ))
+    });
     let behind = proxies.iter().filter(|proxy| proxy.refused.is_some() || proxy.late);
     let messages = behind.map(|proxy| match &proxy.refused {
         Some(why) => format!("pid {} refused a configuration: {why}", proxy.pid),
         None => format!("pid {} is at revision {}, behind {}", proxy.pid, proxy.revision, published.revision),
     });
-    messages.map(problem).collect()
+    silent.chain(messages).map(problem).collect()
 }
 
 /// `GET /v1/endpoints`.

@@ -128,6 +128,7 @@ async fn start() -> Fixture {
         metrics,
         kernel,
         endpoints: records,
+        attach_failures: Mutex::default(),
         readiness: Mutex::new(HashMap::new()),
         wake,
         pods: Box::new(source),
@@ -192,6 +193,27 @@ async fn a_pod_from_allocate_to_release() {
     assert_eq!(gone["removedHostIfnames"], json!([allocated["hostIfname"]]));
     let _: Value = client.post("/v1/cni/release", &attachment()).await.expect("twice is no error");
     assert!(client.get::<Endpoints>("/v1/endpoints").await.expect("a list").endpoints.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_no_more_gets_nothing() {
+    let node = start().await;
+    let pod = with(attachment(), json!({ "namespace": "shop", "pod": "web" }));
+    let until = |ms: u64| with(pod.clone(), json!({ "wantedUntilMs": ms }));
+    let late = until(crate::cni::monotonic_ms().saturating_sub(1));
+    let error = node.client.post::<_, Value>("/v1/cni/allocate", &late).await.expect_err("too late");
+    assert!(error.to_string().contains("waits no more"), "{error}");
+    assert!(node.client.get::<Endpoints>("/v1/endpoints").await.expect("a list").endpoints.is_empty());
+    let status: Status = node.client.get("/v1/status").await.expect("a status");
+    let problem = status.problems.iter().find(|p| p.object == "Pod shop/web").expect("it is told");
+    assert!(problem.message.starts_with("cannot be attached: the plugin waits no more"), "{problem:?}");
+
+    let in_time = until(crate::cni::monotonic_ms() + 60_000);
+    let _: Value = node.client.post("/v1/cni/allocate", &in_time).await.expect("an address");
+    let ready = with(attachment(), json!({ "hostIfindex": 1, "mac": "02:00:00:00:00:01" }));
+    let _: Value = node.client.post("/v1/cni/ready", &ready).await.expect("attached");
+    let status: Status = node.client.get("/v1/status").await.expect("a status");
+    assert!(status.problems.iter().all(|p| p.object != "Pod shop/web"), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::error::{CniError, code};
 use super::wire::{
     AllocateRequest, Allocation, ApiError, Attachment, CheckRequest, GcRequest, GcResponse, ReadyRequest,
+    monotonic_ms,
 };
 
 /// Longest time for one question. `ready` waits for a compilation, runtimes give up after minutes.
@@ -31,6 +32,11 @@ pub(super) struct Agent {
 impl Agent {
     pub(super) fn new(socket: PathBuf) -> Self {
         Agent { socket }
+    }
+
+    /// When a question that is asked now is given up, milliseconds of CLOCK_MONOTONIC.
+    pub(super) fn gives_up_at_ms(&self) -> u64 {
+        monotonic_ms() + ANSWER_TIMEOUT.as_millis() as u64
     }
 
     pub(super) async fn allocate(&self, request: &AllocateRequest) -> Result<Allocation, CniError> {

@@ -11,8 +11,8 @@ use super::error::{CniError, code};
 use super::wire::Attachment;
 use crate::layout::Instance;
 
-/// Longest container id accepted: it becomes part of a file name.
-const CONTAINER_ID_MAX: usize = 200;
+/// Longest container id accepted: it becomes part of a file name and of a device's alias.
+const CONTAINER_ID_MAX: usize = 190;
 /// Longest interface name the kernel takes (IFNAMSIZ less the final zero).
 const IFNAME_MAX: usize = 15;
 
@@ -118,7 +118,12 @@ impl Environment {
 
     pub(super) fn attachment(&self) -> Result<Attachment, CniError> {
         let container_id = self.variable("CNI_CONTAINERID")?;
-        if !is_name(container_id) || container_id.len() > CONTAINER_ID_MAX {
+        if container_id.len() > CONTAINER_ID_MAX {
+            let length = container_id.len();
+            let what = format!("has {length} bytes: {CONTAINER_ID_MAX} at most");
+            return Err(bad_variable("CNI_CONTAINERID", &what));
+        }
+        if !is_name(container_id) {
             let rule = "must start with a letter or digit and hold only those, '_', '.' and '-'";
             return Err(bad_variable("CNI_CONTAINERID", &format!("is {container_id:?}: it {rule}")));
         }

@@ -2,19 +2,38 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use super::error::{CniError, code};
 
-/// Opens the namespace. A path that does not exist is [`code::UNKNOWN_CONTAINER`].
+/// Opens the namespace. A path that does not exist is [`code::UNKNOWN_CONTAINER`], one that is something else
+/// [`code::INVALID_ENVIRONMENT`].
 pub(super) fn open(path: &Path) -> Result<File, CniError> {
-    File::open(path).map_err(|e| {
+    // Without waiting: a FIFO would have us wait for its writer, for ever.
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(|e| {
         let missing = e.kind() == std::io::ErrorKind::NotFound;
         let code = if missing { code::UNKNOWN_CONTAINER } else { code::IO_FAILURE };
         CniError::new(code, format!("opening the network namespace {}", path.display()), e)
-    })
+    })?;
+    let kind = fstatfs(&file).map_err(|e| CniError::io("looking at CNI_NETNS", &e.into()))?.filesystem_type();
+    if kind != NSFS_MAGIC {
+        let details = format!("CNI_NETNS is {}", path.display());
+        return Err(CniError::new(code::INVALID_ENVIRONMENT, "this is no network namespace", details));
+    }
+    Ok(file)
+}
+
+/// Whether this is the namespace that we are in.
+pub(super) fn is_own(namespace: &File) -> Result<bool, CniError> {
+    let identify = |file: std::io::Result<std::fs::Metadata>| {
+        let meta = file.map_err(|e| CniError::io("looking at the network namespaces", &e))?;
+        Ok((meta.dev(), meta.ino()))
+    };
+    Ok(identify(namespace.metadata())? == identify(std::fs::metadata("/proc/thread-self/ns/net"))?)
 }
 
 /// Runs a future on a thread of its own inside the namespace. `/proc/sys/net` there is the namespace's too.

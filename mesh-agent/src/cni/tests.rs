@@ -40,6 +40,11 @@ fn errors_have_the_codes_of_the_specification() {
     let old = r#"{"cniVersion": "0.2.0", "name": "heddle"}"#;
     let check = r#"{"cniVersion": "1.0.0", "name": "heddle"}"#;
     let unready = r#"{"cniVersion": "1.0.0", "name": "heddle", "prevResult": {"ips": [{"address": 3}]}}"#;
+    let (long, huge) = ("c".repeat(300), " ".repeat((1 << 20) + 1));
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let fifo = fifo.to_str().unwrap();
     type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, u32, &'a str);
     let table: &[Row<'_>] = &[
         (&[("CNI_COMMAND", "")], GOOD, code::INVALID_ENVIRONMENT, "CNI_COMMAND"),
@@ -47,6 +52,10 @@ fn errors_have_the_codes_of_the_specification() {
         (&[("CNI_CONTAINERID", "")], GOOD, code::INVALID_ENVIRONMENT, "CNI_CONTAINERID"),
         (&[("CNI_CONTAINERID", "../x")], GOOD, code::INVALID_ENVIRONMENT, "CNI_CONTAINERID"),
         (&[("CNI_CONTAINERID", "-x")], GOOD, code::INVALID_ENVIRONMENT, "CNI_CONTAINERID"),
+        (&[("CNI_CONTAINERID", &long)], GOOD, code::INVALID_ENVIRONMENT, "300 bytes: 190 at most"),
+        (&[("CNI_NETNS", fifo)], GOOD, code::INVALID_ENVIRONMENT, "no network namespace"),
+        (&[("CNI_NETNS", "/proc/self/ns/net")], GOOD, code::INVALID_ENVIRONMENT, "node's own namespace"),
+        (&[], &huge, code::DECODE_FAILURE, "more than 1048576 bytes"),
         (&[("CNI_IFNAME", "a/b")], GOOD, code::INVALID_ENVIRONMENT, "CNI_IFNAME"),
         (&[("CNI_IFNAME", "..")], GOOD, code::INVALID_ENVIRONMENT, "CNI_IFNAME"),
         (&[("CNI_IFNAME", "sixteencharacter")], GOOD, code::INVALID_ENVIRONMENT, "15 bytes"),

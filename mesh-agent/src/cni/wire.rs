@@ -27,6 +27,17 @@ pub struct AllocateRequest {
     /// Empty if the runtime does not say.
     #[serde(default)]
     pub uid: String,
+    /// When the plugin stops waiting for the answer, milliseconds of CLOCK_MONOTONIC. An agent that comes to
+    /// read the question later must not allocate: nobody would release it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_until_ms: Option<u64>,
+}
+
+/// Now, in milliseconds of CLOCK_MONOTONIC.
+pub fn monotonic_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    // The clock exists on every Linux.
+    now.map_or(0, |t| t.tv_sec().cast_unsigned() * 1000 + t.tv_nsec().cast_unsigned() / 1_000_000)
 }
 
 /// The answer to [`AllocateRequest`].

@@ -48,11 +48,7 @@ impl MarkFile {
     }
 
     /// Leaves a mark. Without one the next process counts one revision more, no worse.
-    pub fn leave(&self, mark: Mark) {
-        if let Some(path) = &self.0
-            && let Err(error) = state::write(path, &mark)
-        {
-            tracing::warn!("{error}");
-        }
+    pub fn leave(&self, mark: Mark) -> Result<(), state::StateError> {
+        self.0.as_ref().map_or(Ok(()), |path| state::write(path, &mark))
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use l7_proxy::wire::{self, proxy_message::Kind};
 use prometheus_client::metrics::counter::Counter;
@@ -26,6 +26,9 @@ const HELLO_MAX: Duration = Duration::from_secs(5);
 const PROXY_FRAME_MAX: usize = 16 << 20;
 /// Most proxies connected at a time: one, its successor, and room for a mistake.
 const SESSIONS_MAX: usize = 4;
+
+/// A proxy says once a second that it lives. After this long without a word something is wrong with it.
+pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Everything that proxies are told, and how far each has come.
 #[derive(Clone, Debug)]
@@ -54,6 +57,17 @@ pub struct ProxyStatus {
     pub late: bool,
     #[serde(skip)]
     refused_revision: u32,
+    /// When it last said anything.
+    #[serde(skip)]
+    heard: Option<Instant>,
+}
+
+impl ProxyStatus {
+    /// For how long it has said nothing, if that is too long.
+    pub fn silent_for(&self, now: Instant) -> Option<Duration> {
+        let silence = now.saturating_duration_since(self.heard?);
+        (silence > SILENCE_MAX).then_some(silence)
+    }
 }
 
 /// How a wait for acknowledgements ended.
@@ -170,7 +184,12 @@ impl ProxyHub {
             )));
         }
         tracing::info!("proxy {number} connected: pid {}, revision {}", hello.pid, hello.revision);
-        let status = ProxyStatus { pid: hello.pid, version: hello.version, ..Default::default() };
+        let status = ProxyStatus {
+            pid: hello.pid,
+            version: hello.version,
+            heard: Some(Instant::now()),
+            ..Default::default()
+        };
         let full = self.with_sessions(|sessions| {
             let full = sessions.len() >= SESSIONS_MAX;
             if !full {
@@ -197,8 +216,13 @@ impl ProxyHub {
         acks: mpsc::Sender<wire::Ack>,
     ) -> io::Result<()> {
         while let Some(message) = read_message(&mut reader).await? {
+            self.with_sessions(|sessions| {
+                sessions.entry(number).and_modify(|session| session.heard = Some(Instant::now()));
+            });
             match message {
                 Kind::Hello(_) => return Err(refusal("a second hello".into())),
+                // A sign of life.
+                Kind::Flows(flows) if flows.flows.is_empty() && flows.lost == 0 => {}
                 Kind::Flows(flows) => {
                     // Never wait here: acknowledgements come the same way.
                     let records = flows.flows.len() as u64 + flows.lost;

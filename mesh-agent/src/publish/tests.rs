@@ -236,3 +236,23 @@ async fn a_policy_that_cannot_be_written_leaves_none_rather_than_the_old_one() {
     let log = node.take_log();
     assert_eq!(log[..2], ["policies [1]", "remove policy 2"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_cannot_be_left_is_told_of_and_left_later() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let run_dir = dir.path().join("run");
+    // A file where the folder shall be: nothing can be written there, by root neither.
+    std::fs::write(&run_dir, "").expect("a file");
+    let mut node = Fixture::resume(Recorder::default(), 0, &run_dir);
+    node.source.send_replace(source(1, 2));
+    let published = node.revision(1).await;
+    assert!(
+        published.mark_problem.as_ref().is_some_and(|why| why.contains("published.json")),
+        "{published:?}"
+    );
+    std::fs::remove_file(&run_dir).expect("removed");
+    std::fs::create_dir(&run_dir).expect("a folder");
+    let mended = node.published.wait_for(|p| p.mark_problem.is_none()).await.expect("it goes on").clone();
+    assert_eq!(mended.revision, 1, "nothing is published anew for it");
+    assert!(run_dir.join(mark::FILE).exists());
+}

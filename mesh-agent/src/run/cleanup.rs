@@ -56,7 +56,13 @@ async fn end_pods(instance: &Instance) -> anyhow::Result<()> {
 fn detach(instance: &Instance, proxy_gid: u32) -> anyhow::Result<()> {
     let pin_root = instance.pin_root();
     if pin_root.exists() {
-        Datapath::open(&Options { pin_root, proxy_gid })?.detach_all()?;
+        let detached = Datapath::open(&Options { pin_root, proxy_gid })
+            .map_err(anyhow::Error::from)
+            .and_then(|datapath| Ok(datapath.detach_all()?));
+        if let Err(error) = detached {
+            // What is pinned below goes all the same, and with its pin a link is detached.
+            tracing::warn!("programs cannot be detached one by one: {error:#}");
+        }
     }
     // Of other versions of the layout too.
     let Ok(versions) = fs::read_dir(instance.pin_base()) else { return Ok(()) };
@@ -72,7 +78,12 @@ fn detach(instance: &Instance, proxy_gid: u32) -> anyhow::Result<()> {
 
 async fn tear_down(instance: &Instance) -> anyhow::Result<()> {
     let plumbing = Plumbing::open(instance.run_dir().join(SYSCTLS))?;
-    Ok(plumbing.tear_down().await?)
+    // Those that a container runtime attached: without programs nothing would be enforced on them.
+    let links = plumbing.remove_marked(|link| link.mark.is_of(instance)).await;
+    for link in links.as_deref().unwrap_or_default() {
+        tracing::warn!("device {link} of a pod that lives on is removed: the pod has no network any more");
+    }
+    Ok(plumbing.tear_down().await.and(links.map(drop))?)
 }
 
 fn remove_folder(folder: &Path) -> anyhow::Result<()> {

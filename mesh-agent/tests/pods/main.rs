@@ -17,6 +17,7 @@ type Test = (&'static str, fn());
 
 const TESTS: &[Test] = &[
     ("an_attachment_lives_and_ends", plugin::an_attachment_lives_and_ends),
+    ("a_deletion_needs_no_namespace", plugin::a_deletion_needs_no_namespace),
     ("check_sees_what_is_gone", plugin::check_sees_what_is_gone),
     ("what_fails_leaves_nothing", plugin::what_fails_leaves_nothing),
     ("deletions_wait_for_the_agent", plugin::deletions_wait_for_the_agent),

@@ -26,6 +26,11 @@ impl Sandbox {
 
     /// Calls the plugin; `Err` with the error document if it fails.
     fn call(&self, agent: &Agent, command: &str, config: Value) -> Result<Value, Value> {
+        self.call_with(agent, command, &format!("/run/netns/{}", self.0), config)
+    }
+
+    /// The same with another CNI_NETNS.
+    fn call_with(&self, agent: &Agent, command: &str, netns: &str, config: Value) -> Result<Value, Value> {
         let mut all = json!({"cniVersion": "1.1.0", "name": "heddle", "type": "heddle"});
         all["instance"] = json!(agent.instance.to_string());
         all.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
@@ -33,7 +38,7 @@ impl Sandbox {
             // Without arguments, as a runtime does it.
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &self.0)
-            .env("CNI_NETNS", format!("/run/netns/{}", self.0))
+            .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_ARGS", "K8S_POD_NAMESPACE=test;K8S_POD_NAME=pod")
             .stdin(Stdio::piped())
@@ -117,6 +122,28 @@ pub(crate) fn an_attachment_lives_and_ends() {
     assert!(agent.state.lock().unwrap().attached.is_empty());
     assert!(!ip("-o link").contains(&host_ifname(2)));
     a.call(&agent, "STATUS", json!({})).unwrap();
+}
+
+pub(crate) fn a_deletion_needs_no_namespace() {
+    let mut agent = Agent::start("nons");
+    let other = Sandbox::new(&agent, "other");
+    other.call(&agent, "ADD", json!({})).unwrap();
+    let others = format!("/run/netns/{}", other.0);
+    ip("link add eth0 type veth peer name eth1");
+    for (number, netns) in (2u8..).zip(["", "/run/netns/none", "/dev/null", &others, "/proc/self/ns/net"]) {
+        let pod = Sandbox::new(&agent, "pod");
+        pod.call(&agent, "ADD", json!({})).unwrap();
+        assert!(ip("-o link").contains(&host_ifname(number)));
+        // The agent's part is tested with the agent: here the plugin is alone.
+        agent.stop();
+        pod.call_with(&agent, "DEL", netns, json!({})).unwrap();
+        assert!(!ip("-o link").contains(&host_ifname(number)), "after DEL with {netns:?}");
+        assert_eq!(pod.links(), 1, "just lo");
+        assert_eq!(other.links(), 2, "another pod's device is not touched");
+        assert!(ip("-o link").contains("eth0@"), "the node's own neither");
+        agent.resume();
+    }
+    ip("link del eth0");
 }
 
 pub(crate) fn check_sees_what_is_gone() {

@@ -2,7 +2,13 @@ use super::*;
 
 fn request(container: &str, pod: &str) -> AllocateRequest {
     let attachment = Attachment { container_id: container.into(), ifname: "eth0".into() };
-    AllocateRequest { attachment, namespace: "shop".into(), pod: pod.into(), uid: String::new() }
+    AllocateRequest {
+        attachment,
+        namespace: "shop".into(),
+        pod: pod.into(),
+        uid: String::new(),
+        wanted_until_ms: None,
+    }
 }
 
 fn open(dir: &tempfile::TempDir) -> Endpoints {

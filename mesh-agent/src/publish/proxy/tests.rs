@@ -94,3 +94,22 @@ async fn records_that_do_not_fit_are_counted() {
     assert_eq!(fixture.flows.recv().await.expect("the first batch").flows.len(), 1);
     assert_eq!(fixture.lost.get(), 7);
 }
+
+#[tokio::test]
+async fn a_proxy_that_says_nothing_is_told_of() {
+    let fixture = hub(own_uid());
+    let mut proxy = fixture.connect().await;
+    proxy.hello().await.expect("sent");
+    fixture.hub.connected(Duration::from_secs(5)).await;
+    let first = fixture.hub.status().remove(0);
+    let late = Instant::now() + SILENCE_MAX + Duration::from_millis(1);
+    assert_eq!(first.silent_for(Instant::now()), None);
+    assert!(first.silent_for(late).is_some_and(|silence| silence > SILENCE_MAX), "{first:?}");
+    // A message without records is a sign of life, and no flow.
+    proxy.say(Kind::Flows(wire::Flows::default())).await.expect("sent");
+    let end = Instant::now() + Duration::from_secs(5);
+    while fixture.hub.status()[0].heard == first.heard {
+        assert!(Instant::now() < end, "it was not heard");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
