@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -18,6 +19,8 @@ pub(crate) struct FakeAgent {
     stream: Arc<Mutex<Option<UnixStream>>>,
     acks: Receiver<Ack>,
     flows: Arc<Mutex<Vec<Flow>>>,
+    /// Messages without access records: signs of life.
+    signs: Arc<AtomicUsize>,
 }
 
 impl FakeAgent {
@@ -27,16 +30,18 @@ impl FakeAgent {
         let flows = Arc::new(Mutex::new(Vec::new()));
         let (sender, acks) = channel();
         let (current, heard) = (Arc::clone(&stream), Arc::clone(&flows));
+        let signs = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&signs);
         std::thread::spawn(move || {
             // Ends when the test removes the socket and the proxy goes.
             while let Ok((connection, _)) = listener.accept() {
                 let reader = connection.try_clone().expect("a second handle");
                 *current.lock().expect("lock") = Some(connection);
                 write_frame(&current, &first);
-                let _ = listen(reader, &sender, &heard);
+                let _ = listen(reader, &sender, &heard, &counted);
             }
         });
-        Self { path: path.to_owned(), stream, acks, flows }
+        Self { path: path.to_owned(), stream, acks, flows, signs }
     }
 
     /// Sends one more update.
@@ -52,6 +57,11 @@ impl FakeAgent {
 
     pub(crate) fn wait_for_ack(&self) -> Ack {
         self.acks.recv_timeout(SOON).expect("an acknowledgement")
+    }
+
+    /// Waits for so many signs of life.
+    pub(crate) fn wait_for_signs_of_life(&self, count: usize) {
+        until("signs of life", || self.signs.load(Ordering::Relaxed) >= count);
     }
 
     /// Disappears, as a killed agent does.
@@ -93,7 +103,12 @@ fn write_frame(stream: &Mutex<Option<UnixStream>>, update: &ConfigUpdate) {
     stream.as_mut().expect("a proxy").write_all(&frame).expect("it listens");
 }
 
-fn listen(mut reader: UnixStream, acks: &Sender<Ack>, flows: &Mutex<Vec<Flow>>) -> io::Result<()> {
+fn listen(
+    mut reader: UnixStream,
+    acks: &Sender<Ack>,
+    flows: &Mutex<Vec<Flow>>,
+    signs: &AtomicUsize,
+) -> io::Result<()> {
     loop {
         let mut length = [0; 4];
         reader.read_exact(&mut length)?;
@@ -104,6 +119,7 @@ fn listen(mut reader: UnixStream, acks: &Sender<Ack>, flows: &Mutex<Vec<Flow>>) 
             Kind::Ack(ack) => acks.send(ack).map_err(io::Error::other)?,
             Kind::Flows(more) => {
                 assert_eq!(more.lost, 0);
+                signs.fetch_add(usize::from(more.flows.is_empty()), Ordering::Relaxed);
                 flows.lock().expect("lock").extend(more.flows);
             }
         }

@@ -150,3 +150,10 @@ fn the_end_lets_requests_finish() {
     assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
     proxy.join();
 }
+
+#[test]
+fn the_agent_hears_that_a_proxy_without_traffic_lives() {
+    let upstream = Upstream::start();
+    let proxy = Proxy::start(public_only(), upstream.address);
+    proxy.agent.wait_for_signs_of_life(2);
+}
