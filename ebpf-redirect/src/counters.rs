@@ -23,7 +23,7 @@ pub struct Counters {
     pub new_redirected: u64,
     /// Connections and datagrams translated to a backend by the socket hooks.
     pub translated: u64,
-    /// Live connections, as the last complete garbage collection counted them.
+    /// Connections in the map now, expired ones that are not yet removed among them.
     pub connections: u64,
 }
 

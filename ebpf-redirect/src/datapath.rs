@@ -3,6 +3,7 @@
 //! One process at a time has it open (a lock on the folder of pins). Dropping it changes nothing in the
 //! kernel: programs, maps and links are pinned. Only [`Datapath::detach_all`] ends enforcement.
 
+mod accounts;
 mod adopt;
 mod attach;
 mod garbage;
@@ -18,9 +19,10 @@ use std::path::{Path, PathBuf};
 
 use abi::{
     BackendEntry, BackendKey, Config, ConnEntry, ConnKey, EndpointEntry, IpcacheEntry, IpcacheKey,
-    PolicyEntry, PolicyKey, ServiceEntry, ServiceKey, VethEntry,
+    PolicyEntry, PolicyKey, ServiceEntry, ServiceKey, VethEntry, account,
 };
 
+pub use accounts::ConnectionUse;
 pub use adopt::remove_pins;
 pub use garbage::GcReport;
 pub use sync::Changes;
@@ -68,6 +70,9 @@ pub struct Datapath {
     /// Endpoint id -> inner map (an id when read, a descriptor when written).
     policy: Table<u32, u32>,
     connections: Table<ConnKey, ConnEntry>,
+    /// Account -> connections that it ever opened, and that are no longer in the map.
+    opened: Table<u32, u64>,
+    released: Table<u32, u64>,
     services: Table<ServiceKey, ServiceEntry>,
     backends: Table<BackendKey, BackendEntry>,
     drops: Table<u32, u64>,
@@ -110,6 +115,8 @@ impl Datapath {
             ipcache: load::table(&pins, object::IPCACHE)?,
             policy: load::table(&pins, object::POLICY)?,
             connections: load::table(&pins, object::CONNECTIONS)?,
+            opened: load::table(&pins, object::OPENED)?,
+            released: load::table(&pins, object::RELEASED)?,
             services: load::table(&pins, object::SERVICES)?,
             backends: load::table(&pins, object::BACKENDS)?,
             drops: load::table(&pins, object::DROPS)?,
@@ -158,6 +165,6 @@ impl Datapath {
 
     /// What the programs have counted since the maps were made.
     pub fn counters(&self) -> Result<Counters, MapError> {
-        Counters::read(&self.drops, &self.counters, self.gc.live())
+        Counters::read(&self.drops, &self.counters, self.held(account::TOTAL)?)
     }
 }

@@ -17,7 +17,7 @@ mod proxy;
 mod sys;
 
 pub use counters::Counters;
-pub use datapath::{Attachment, Changes, Datapath, GcReport, Options, remove_pins};
+pub use datapath::{Attachment, Changes, ConnectionUse, Datapath, GcReport, Options, remove_pins};
 pub use error::{AttachError, MapError, OpenError, PinError};
 pub use events::Events;
 pub use probe::{KERNEL_MIN, is_cgroup2, prerequisites};

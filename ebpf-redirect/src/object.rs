@@ -33,6 +33,8 @@ pub(crate) const NETNS: &str = "NETNS";
 pub(crate) const IPCACHE: &str = "IPCACHE";
 pub(crate) const POLICY: &str = "POLICY";
 pub(crate) const CONNECTIONS: &str = "CONNECTIONS";
+pub(crate) const OPENED: &str = "OPENED";
+pub(crate) const RELEASED: &str = "RELEASED";
 pub(crate) const SERVICES: &str = "SERVICES";
 pub(crate) const BACKENDS: &str = "BACKENDS";
 pub(crate) const LISTENERS: &str = "LISTENERS";
@@ -42,7 +44,7 @@ pub(crate) const EVENTS: &str = "EVENTS";
 
 /// Every map that is pinned, so that a new program finds what an older one knew. The programs have others
 /// for what one packet or one CPU needs for a moment.
-pub(crate) const MAPS: [&str; 16] = [
+pub(crate) const MAPS: [&str; 18] = [
     CONFIG,
     ENDPOINTS,
     VETHS,
@@ -50,6 +52,8 @@ pub(crate) const MAPS: [&str; 16] = [
     IPCACHE,
     POLICY,
     CONNECTIONS,
+    OPENED,
+    RELEASED,
     "FRAGMENTS",
     SERVICES,
     BACKENDS,

@@ -53,9 +53,16 @@ impl ProxyMaps {
 
     /// Whether the maps are still those of `pin_root`: after an agent with a new map layout, or one that
     /// removed all pins, they are not, and the proxy has to open them again.
-    pub fn is_current(&self, pin_root: &Path) -> bool {
-        let id = |fd: BorrowedFd<'_>| sys::map_info(fd).map(|info| info.id);
-        let pinned = sys::obj_get(&map_path(pin_root, CONNECTIONS), Access::ReadOnly);
-        matches!((pinned.and_then(|fd| id(fd.as_fd())), id(self.connections.as_fd())), (Ok(a), Ok(b)) if a == b)
+    ///
+    /// # Errors
+    /// What says neither: no free descriptor, say.
+    pub fn is_current(&self, pin_root: &Path) -> io::Result<bool> {
+        match sys::obj_get(&map_path(pin_root, CONNECTIONS), Access::ReadOnly) {
+            Ok(pinned) => {
+                Ok(sys::map_info(pinned.as_fd())?.id == sys::map_info(self.connections.as_fd())?.id)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

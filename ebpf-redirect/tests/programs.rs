@@ -4,6 +4,8 @@
 //! The kernel refuses `bpf_sk_assign` in such a run, and no proxy listens here: what would go to the proxy
 //! shows as a drop with PROXY_UNAVAILABLE. `HEDDLE_BPF_OBJECT` names another object to test.
 
+#[path = "programs/accounts.rs"]
+mod accounts;
 #[path = "programs/connections.rs"]
 mod connections;
 #[path = "programs/fragments.rs"]

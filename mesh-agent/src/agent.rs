@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use ebpf_redirect::ConnectionUse;
 use tokio::sync::{Notify, watch};
 
 use crate::flows::FlowLog;
@@ -43,6 +44,8 @@ pub struct Agent {
     pub flows: FlowLog,
     pub metrics: Metrics,
     pub kernel: KernelHandle,
+    /// How full the kernel's map of connections was a second ago.
+    pub connections: Mutex<ConnectionUse>,
     pub endpoints: Arc<EndpointTable>,
     /// When and why pods of manifests could not be attached, by `namespace/name`, until they are.
     pub attach_failures: Mutex<BTreeMap<String, (Instant, String)>>,

@@ -18,7 +18,16 @@ pub struct Config {
     pub events_per_second: u32,
     /// UDP port of the tunnel in host order; pods never reach it on any node.
     pub tunnel_port: u32,
-    pub _pad: u32,
+    /// Connections that the programs reckon with, at most what the map can hold; 0 = [`crate::MAX_CONNECTIONS`].
+    /// What each pod may have of them: [`crate::connections_allowed`].
+    pub connections_max: u32,
+}
+
+impl Config {
+    /// Connections that the map has room for.
+    pub const fn room(&self) -> u64 {
+        (if self.connections_max == 0 { crate::MAX_CONNECTIONS } else { self.connections_max }) as u64
+    }
 }
 
 /// Bits of [`Config::flags`].

@@ -19,7 +19,9 @@ mod user;
 
 pub use addr::{Addr, IpcacheEntry, IpcacheKey, ipcache_flags};
 pub use config::{Config, EndpointEntry, PORT_EGRESS, PORT_INGRESS, PORT_RESERVED, VethEntry, config_flags};
-pub use conn::{ConnEntry, ConnKey, FragmentEntry, FragmentKey, conn_flags, conn_timeout_ns};
+pub use conn::{
+    ConnEntry, ConnKey, FragmentEntry, FragmentKey, account, conn_flags, conn_timeout_ns, connections_allowed,
+};
 pub use event::{Counter, Event, EventKind};
 pub use identity::*;
 pub use policy::{
@@ -33,7 +35,7 @@ pub use service::{
 
 /// Version of every layout in this crate. Pins live under a folder of this name, so that an agent with
 /// another layout never reads maps it does not understand.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Most endpoints (pods) that one node carries.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -43,6 +45,8 @@ pub const MAX_POLICY_ENTRIES: u32 = 16_384;
 pub const MAX_IPCACHE: u32 = 512_000;
 /// Most live connections that a node tracks; beyond it new ones are dropped (`CONNECTION_MAP_FULL`).
 pub const MAX_CONNECTIONS: u32 = 262_144;
+/// Most [`account`]s: two for each endpoint, and as many for endpoints that are gone and not yet forgotten.
+pub const MAX_ACCOUNTS: u32 = 4 * MAX_ENDPOINTS;
 /// Most service ports.
 pub const MAX_SERVICES: u32 = 65_536;
 /// Most backends, summed over all service ports.

@@ -79,4 +79,6 @@ reasons! {
     UpstreamUnreachable = 215, "UPSTREAM_UNREACHABLE";
     /// A fragment of a connection that belongs to the proxy: only a whole packet can be given to a socket.
     FragmentRedirect = 216, "FRAGMENT_REDIRECT";
+    /// The pod has as many connections as it may.
+    ConnectionLimit = 217, "CONNECTION_LIMIT";
 }

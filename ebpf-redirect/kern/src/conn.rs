@@ -3,6 +3,7 @@
 use abi::{ConnEntry, ConnKey, DropReason, conn_flags, conn_timeout_ns, proto};
 
 use crate::{
+    account,
     decide::Opener,
     flow::{Current, FAILED, tcp},
     maps::CONNECTIONS,
@@ -26,6 +27,9 @@ pub fn find(key: &ConnKey, now_ns: u64) -> Option<&'static mut ConnEntry> {
 pub fn refresh(flow: Current, entry: &mut ConnEntry, opener: Opener) {
     let mut flags = entry.flags;
     let fin = if opener as u8 == Opener::Sender as u8 {
+        if flags & conn_flags::REPLIED != 0 {
+            flags |= conn_flags::ASSURED;
+        }
         conn_flags::FIN_FORWARD
     } else {
         flags |= conn_flags::REPLIED;
@@ -72,18 +76,27 @@ fn lifetime_ns(flow: Current, flags: u32) -> u64 {
         }
         // The proxy's own RST is not seen here: what it may have ended must not stay for hours.
         let half = flags & conn_flags::REDIRECTED != 0 && flags & BOTH_FIN != 0;
-        if flags & conn_flags::REPLIED == 0 || half {
+        if flags & conn_flags::REPLIED == 0 {
+            return conn_timeout_ns::TCP_SYN;
+        }
+        if flags & conn_flags::ASSURED == 0 || half {
             return conn_timeout_ns::TCP_OPENING;
         }
         return conn_timeout_ns::TCP_ESTABLISHED;
     }
-    if flow.is_icmp() { conn_timeout_ns::ICMP } else { conn_timeout_ns::UDP }
+    if flow.is_icmp() {
+        conn_timeout_ns::ICMP
+    } else if flags & conn_flags::ASSURED != 0 {
+        conn_timeout_ns::UDP_STREAM
+    } else {
+        conn_timeout_ns::UDP
+    }
 }
 
 /// Opens a connection for the packet in hand, in the place of a dead one of the same tuple.
 ///
 /// # Errors
-/// [`DropReason::ConnectionMapFull`].
+/// [`DropReason::ConnectionLimit`] and [`DropReason::ConnectionMapFull`].
 #[inline(always)]
 pub fn open(flow: Current, revision: u32, flags: u32) -> Result<(), DropReason> {
     flow.outcome(open_connection(revision, flags))
@@ -92,7 +105,13 @@ pub fn open(flow: Current, revision: u32, flags: u32) -> Result<(), DropReason> 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn open_connection(revision: u32, flags: u32) -> u32 {
-    let Some(mut flow) = Current::fetch() else { return FAILED };
+    let Some(flow) = Current::fetch() else { return FAILED };
+    flow.code(enter(flow, revision, flags))
+}
+
+#[inline(always)]
+fn enter(mut flow: Current, revision: u32, flags: u32) -> Result<(), DropReason> {
+    let account = account::of_sender(flow);
     flow.fresh = ConnEntry {
         expires_ns: flow.now_ns + lifetime_ns(flow, flags),
         revision,
@@ -102,9 +121,20 @@ extern "C" fn open_connection(revision: u32, flags: u32) -> u32 {
         src_endpoint: flow.src.endpoint,
         dst_endpoint: if flags & conn_flags::VIP != 0 { 0 } else { flow.dst.endpoint },
         rule: flow.rule,
-        _pad: 0,
+        account,
     };
-    flow.code(CONNECTIONS.insert(&flow.key, &flow.fresh, 0).map_err(|_| DropReason::ConnectionMapFull))
+    let charged = match CONNECTIONS.get_ptr(&flow.key) {
+        Some(old) => unsafe { (*old).account == account },
+        None => false,
+    };
+    if !charged && !account::may_open(account)? {
+        return Err(DropReason::ConnectionLimit);
+    }
+    CONNECTIONS.insert(&flow.key, &flow.fresh, 0).map_err(|_| DropReason::ConnectionMapFull)?;
+    if !charged {
+        account::charge(account);
+    }
+    Ok(())
 }
 
 /// Forgets a connection.

@@ -4,9 +4,12 @@
 //!
 //! Built for `bpfel-unknown-none` by `cargo xtask bpf`; the object beside this folder is what the agent
 //! loads. No kfuncs and no helper newer than Linux 6.1.
+// One instruction: the atomic addition of the account module.
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 
+mod account;
 mod conn;
 mod connect;
 mod decide;

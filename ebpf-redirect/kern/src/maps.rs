@@ -57,6 +57,15 @@ pub static POLICY: HashOfMaps<u32, EndpointPolicy, { abi::MAX_ENDPOINTS as usize
 #[btf_map]
 pub static CONNECTIONS: HashMap<ConnKey, ConnEntry, { abi::MAX_CONNECTIONS as usize }, LAZY> = HashMap::new();
 
+/// [`abi::account`] -> connections that it ever opened. Only the programs write it.
+#[btf_map]
+pub static OPENED: HashMap<u32, u64, { abi::MAX_ACCOUNTS as usize }, LAZY> = HashMap::new();
+
+/// [`abi::account`] -> connections of it that are no longer in the map. Only the loader's garbage collection
+/// writes it: so neither needs to wait for the other.
+#[btf_map]
+pub static RELEASED: HashMap<u32, u64, { abi::MAX_ACCOUNTS as usize }, LAZY> = HashMap::new();
+
 /// First fragments seen.
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { abi::MAX_FRAGMENTS as usize }> =

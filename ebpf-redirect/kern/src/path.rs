@@ -133,7 +133,7 @@ fn known(
 /// what the other side has done is read off the socket's state.
 #[inline(always)]
 fn refresh_redirected(flow: Current, entry: &mut ConnEntry, seen: u32) {
-    let mut flags = entry.flags | conn_flags::REPLIED | seen;
+    let mut flags = entry.flags | conn_flags::REPLIED | conn_flags::ASSURED | seen;
     if flow.tcp_flags & tcp::FIN != 0 {
         flags |= conn_flags::FIN_FORWARD;
     }
@@ -219,7 +219,7 @@ fn open_redirected(skb: *mut __sk_buff, flow: Current, revision: u32, syn: bool)
         }
         found if found <= Found::Closing as u32 => {
             if !syn {
-                flags |= conn_flags::REPLIED;
+                flags |= conn_flags::REPLIED | conn_flags::ASSURED;
             }
         }
         _ => return Err(DropReason::SocketAssign),

@@ -1,8 +1,11 @@
-//! Removing connections that are dead: the programs ignore them, but they take up room.
+//! Removing connections that are dead: the programs ignore them, but they take up room, and are counted.
 
-use abi::ConnEntry;
+use std::collections::BTreeSet;
+
+use abi::{ConnEntry, account};
 
 use super::Datapath;
+use super::accounts::Accounts;
 use crate::error::AttachError;
 use crate::error::MapError;
 use crate::map::Cursor;
@@ -34,40 +37,47 @@ pub struct GcReport {
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     cursor: Cursor,
-    /// Live connections that the walk has met so far, and those of the last complete one.
-    counted: u64,
-    live: u64,
-}
-
-impl Walk {
-    pub(super) fn live(&self) -> u64 {
-        self.live
-    }
+    /// What each account had opened when the walk began.
+    opened: Accounts,
+    /// Connections that stay, by account.
+    met: Accounts,
 }
 
 impl Datapath {
-    /// Removes dead connections, a bounded number of them for each call, and (when a walk ends) the pins of
-    /// devices that are gone. To be called every few seconds.
+    /// Removes dead connections and those of endpoints that are gone, a bounded number of them for each call,
+    /// and (when a walk ends) the pins of devices that are gone. To be called every few seconds, and every
+    /// second while the map [fills up](super::ConnectionUse::is_filling) or the walk is not complete.
     pub fn collect_garbage(&mut self) -> Result<GcReport, AttachError> {
         let mut report = GcReport::default();
-        let now = sys::monotonic_ns();
+        if self.gc.cursor.is_start() {
+            self.gc.met.clear();
+            self.gc.opened = self.opened_by_account()?;
+        }
+        let endpoints = self.endpoint_ids()?;
         for _ in 0..BATCHES_MAX {
+            let now = sys::monotonic_ns();
             let (entries, next) = self
                 .connections
                 .batch(self.gc.cursor, BATCH)
                 .map_err(MapError::io(CONNECTIONS, "list the connections"))?;
             report.examined += entries.len();
+            let is_over = |entry: &ConnEntry| is_dead(entry, now) || is_orphan(entry, &endpoints);
+            let mut removed = Accounts::new();
             for (key, entry) in entries {
-                if !is_dead(&entry, now) {
-                    self.gc.counted += 1;
-                } else if self.remove_if_dead(&key, now)? {
+                let count = if !is_over(&entry) || !self.remove_if(&key, is_over)? {
+                    *self.gc.met.entry(account::TOTAL).or_default() += 1;
+                    self.gc.met.entry(entry.account)
+                } else {
                     report.removed += 1;
-                }
+                    removed.entry(entry.account)
+                };
+                *count.or_default() += 1;
             }
+            self.release(&removed)?;
             self.gc.cursor = next;
             if next.is_start() {
                 report.complete = true;
-                self.gc.live = std::mem::take(&mut self.gc.counted);
+                self.settle(&self.gc.opened, &self.gc.met)?;
                 report.stale_links = self.remove_stale()?;
                 break;
             }
@@ -75,13 +85,19 @@ impl Datapath {
         Ok(report)
     }
 
-    fn remove_if_dead(&self, key: &abi::ConnKey, now: u64) -> Result<bool, MapError> {
+    fn remove_if(&self, key: &abi::ConnKey, is_over: impl Fn(&ConnEntry) -> bool) -> Result<bool, MapError> {
         let look_again = self.connections.get(key).map_err(MapError::io(CONNECTIONS, "read a connection"))?;
-        if !look_again.is_some_and(|entry| is_dead(&entry, now)) {
+        if !look_again.is_some_and(|entry| is_over(&entry)) {
             return Ok(false);
         }
         self.connections.remove(key).map_err(MapError::io(CONNECTIONS, "remove a connection"))
     }
+}
+
+/// Whether it is charged to an endpoint that is no longer there. A connection between two pods of this node
+/// is charged to the one that opened it.
+fn is_orphan(entry: &ConnEntry, endpoints: &BTreeSet<u32>) -> bool {
+    account::endpoint(entry.account).is_some_and(|(id, _)| !endpoints.contains(&id))
 }
 
 fn is_dead(entry: &ConnEntry, now: u64) -> bool {

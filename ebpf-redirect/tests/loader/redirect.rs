@@ -74,7 +74,7 @@ fn pods_meet_the_proxy() {
         assert_eq!(peer.ip().to_string(), POD_A[v], "the client's own address");
         let record = unprivileged(|| {
             let maps = ProxyMaps::open(&node.pin_root).unwrap();
-            assert!(maps.is_current(&node.pin_root));
+            assert!(maps.is_current(&node.pin_root).unwrap());
             maps.connection(&key(peer, original)).unwrap()
         });
         let record = record.expect("the program's record");

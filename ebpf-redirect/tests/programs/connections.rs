@@ -68,19 +68,37 @@ fn lifetimes() {
         let entry = kernel.connection(&key).unwrap();
         assert_eq!((entry.flags, seconds_left(&entry)), (flags, seconds));
     };
-    use conn_flags::{FIN_FORWARD, FIN_REVERSE, REPLIED, RST as RESET};
-    step(&tcp(CLIENT, SERVER, SYN), 0, 60);
-    step(&tcp(SERVER, CLIENT, SYN | ACK), REPLIED, 8000);
-    step(&tcp(CLIENT, SERVER, ACK), REPLIED, 8000);
-    step(&tcp(CLIENT, SERVER, ACK | FIN), REPLIED | FIN_FORWARD, 8000);
-    step(&tcp(SERVER, CLIENT, ACK | FIN), REPLIED | FIN_FORWARD | FIN_REVERSE, 10);
+    use conn_flags::{ASSURED, FIN_FORWARD, FIN_REVERSE, REPLIED, RST as RESET};
+    const LIVE: u32 = REPLIED | ASSURED;
+    step(&tcp(CLIENT, SERVER, SYN), 0, 20);
+    step(&tcp(SERVER, CLIENT, SYN | ACK), REPLIED, 60);
+    step(&tcp(CLIENT, SERVER, ACK), LIVE, 8000);
+    step(&tcp(CLIENT, SERVER, ACK | FIN), LIVE | FIN_FORWARD, 8000);
+    step(&tcp(SERVER, CLIENT, ACK | FIN), LIVE | FIN_FORWARD | FIN_REVERSE, 10);
     // The tuple is used again.
-    step(&tcp(CLIENT, SERVER, SYN), 0, 60);
-    step(&tcp(SERVER, CLIENT, SYN | ACK), REPLIED, 8000);
+    step(&tcp(CLIENT, SERVER, SYN), 0, 20);
+    step(&tcp(SERVER, CLIENT, SYN | ACK), REPLIED, 60);
     step(&tcp(SERVER, CLIENT, RST), REPLIED | RESET, 10);
     // A forged RST: the connection goes on.
-    step(&tcp(CLIENT, SERVER, ACK), REPLIED | RESET, 60);
-    assert_eq!(conn_timeout_ns::UDP, 60_000_000_000);
+    step(&tcp(CLIENT, SERVER, ACK), LIVE | RESET, 60);
+}
+
+#[test]
+fn lifetimes_of_datagrams() {
+    let Some(mut kernel) = one_way() else { return };
+    let key = conn(UDP, CLIENT, (B.v4, 53));
+    let (question, answer) = (udp(CLIENT, (B.v4, 53)), udp((B.v4, 53), CLIENT));
+    let mut step = |packet: &[u8], flags: u32, seconds: u64| {
+        from(&mut kernel, packet, PASS);
+        let entry = kernel.connection(&key).unwrap();
+        assert_eq!((entry.flags, seconds_left(&entry)), (flags, seconds));
+    };
+    step(&question, 0, 30);
+    step(&question, 0, 30);
+    step(&answer, conn_flags::REPLIED, 30);
+    // A conversation, and not one question.
+    step(&question, conn_flags::REPLIED | conn_flags::ASSURED, 120);
+    assert_eq!(conn_timeout_ns::UDP, 30_000_000_000);
 }
 
 #[test]
@@ -91,10 +109,10 @@ fn far_from_expiry_nothing_is_written() {
     let before = kernel.connection(&key).unwrap();
     from(&mut kernel, &udp(CLIENT, (B.v4, 53)), PASS);
     assert_eq!(kernel.connection(&key).unwrap(), before);
-    let near = ConnEntry { expires_ns: now_ns() + 50_000_000_000, ..before };
+    let near = ConnEntry { expires_ns: now_ns() + 25_000_000_000, ..before };
     kernel.put_connection(&key, &near);
     from(&mut kernel, &udp(CLIENT, (B.v4, 53)), PASS);
-    assert_eq!(seconds_left(&kernel.connection(&key).unwrap()), 60);
+    assert_eq!(seconds_left(&kernel.connection(&key).unwrap()), 30);
 }
 
 #[test]

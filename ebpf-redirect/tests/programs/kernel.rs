@@ -289,6 +289,16 @@ impl Kernel {
         self.hash::<ConnKey, ConnEntry>("CONNECTIONS").insert(key, entry, 0).unwrap();
     }
 
+    /// Connections that an account ever opened.
+    pub(crate) fn opened(&mut self, account: u32) -> u64 {
+        self.hash("OPENED").get(&account, 0).unwrap_or(0)
+    }
+
+    /// Says, as the loader does, how many of them are gone.
+    pub(crate) fn release(&mut self, account: u32, count: u64) {
+        self.hash::<u32, u64>("RELEASED").insert(account, count, 0).unwrap();
+    }
+
     /// Sum of a counter over all CPUs.
     pub(crate) fn counter(&mut self, counter: Counter) -> u64 {
         let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map("COUNTERS").unwrap()).unwrap();

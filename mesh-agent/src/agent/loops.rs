@@ -1,7 +1,7 @@
 //! What the agent does until it ends, besides publishing and answering.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use ebpf_redirect::{Datapath, Events};
 use ipnet::IpNet;
@@ -20,8 +20,10 @@ use crate::publish::Published;
 /// How long flows wait for the names of the revision that decided them. The proxy has it first, and the kernel
 /// may wait a second for its acknowledgement.
 const VIEW_MAX: Duration = Duration::from_secs(2);
-/// How often expired connections are looked for.
+/// How often expired connections are looked for while the map is nearly empty.
 const GARBAGE_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked how full the map is; expired connections are removed as often while it fills up.
+const CONNECTIONS_EVERY: Duration = Duration::from_secs(1);
 /// How often deletions that the CNI plugin left are looked for.
 const DELETIONS_EVERY: Duration = Duration::from_secs(3);
 /// How often veths that vanished are looked for.
@@ -85,19 +87,53 @@ pub(super) async fn housekeeping(agent: Arc<Agent>) {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     };
-    let (mut garbage, mut deletions, mut sweep) =
-        (every(GARBAGE_EVERY), every(DELETIONS_EVERY), every(SWEEP_EVERY));
+    let (mut connections, mut deletions, mut sweep) =
+        (every(CONNECTIONS_EVERY), every(DELETIONS_EVERY), every(SWEEP_EVERY));
+    let mut due = Instant::now();
     loop {
         tokio::select! {
-            _ = garbage.tick() => match agent.kernel.collect_garbage().await {
-                Ok(Ok(report)) => tracing::debug!("{report:?}"),
-                Ok(Err(error)) => tracing::error!("expired connections cannot be removed: {error}"),
-                Err(error) => tracing::error!("{error}"),
-            },
+            _ = connections.tick() => {
+                if is_filling(&agent).await || due <= Instant::now() {
+                    let complete = collect_garbage(&agent).await;
+                    due = Instant::now() + if complete { GARBAGE_EVERY } else { Duration::ZERO };
+                }
+            }
             _ = deletions.tick() => release_deleted(&agent).await,
             _ = sweep.tick() => agent.sweep().await,
         }
     }
+}
+
+/// Looks how full the map of connections is, for the status too; `true` if it fills up.
+async fn is_filling(agent: &Agent) -> bool {
+    match agent.kernel.connection_use().await {
+        Ok(Ok(usage)) => {
+            let filling = usage.is_filling();
+            *agent.connections.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+            filling
+        }
+        Ok(Err(error)) => {
+            tracing::error!("the connections cannot be counted: {error}");
+            true
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            false
+        }
+    }
+}
+
+/// Removes a part of the expired connections; `false` if there is more to look at.
+async fn collect_garbage(agent: &Agent) -> bool {
+    match agent.kernel.collect_garbage().await {
+        Ok(Ok(report)) => {
+            tracing::debug!("{report:?}");
+            return report.complete;
+        }
+        Ok(Err(error)) => tracing::error!("expired connections cannot be removed: {error}"),
+        Err(error) => tracing::error!("{error}"),
+    }
+    true
 }
 
 async fn release_deleted(agent: &Agent) {

@@ -101,6 +101,7 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
         flows: FlowLog::default(),
         metrics,
         kernel,
+        connections: Mutex::default(),
         endpoints,
         attach_failures: Mutex::default(),
         readiness: Mutex::new(HashMap::new()),

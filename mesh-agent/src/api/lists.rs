@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use abi::DropReason;
 use k8s_openapi::api::core::v1::Pod;
 use policy::Snapshot;
 
@@ -52,6 +53,7 @@ pub(super) fn status(agent: &Agent) -> Status {
         problems.push(Problem { object: format!("Service {DNS}"), message: message.into() });
     }
     problems.extend(agent.pods.problems());
+    problems.extend(connection_problems(agent));
     // Before anything is in force the source knows it already.
     let node = match snapshot.node.is_empty() {
         true => agent.pods.subscribe().borrow().snapshot.node.clone(),
@@ -135,6 +137,28 @@ fn proxy_problems(
         None => format!("pid {} is at revision {}, behind {}", proxy.pid, proxy.revision, published.revision),
     });
     silent.chain(messages).map(problem).collect()
+}
+
+/// Who is near the limit of connections, or the whole node.
+fn connection_problems(agent: &Agent) -> Vec<Problem> {
+    let usage = agent.connections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut problems = Vec::new();
+    if usage.is_nearly_full() {
+        let message = format!("{} connections of {}: new ones may be dropped", usage.total, usage.room);
+        problems.push(Problem { object: "node".into(), message });
+    }
+    let names: BTreeMap<u32, String> =
+        agent.endpoints.lock().iter().map(|record| (record.id, record.pod_key())).collect();
+    problems.extend(usage.at_limit().map(|(endpoint, own, held)| {
+        let object =
+            names.get(&endpoint).map_or_else(|| format!("endpoint {endpoint}"), |n| format!("Pod {n}"));
+        let which = if own { "opened by it" } else { "opened to it from other nodes" };
+        let why = DropReason::ConnectionLimit.name();
+        let message =
+            format!("{held} connections {which}, as many as it may have: new ones are dropped ({why})");
+        Problem { object, message }
+    }));
+    problems
 }
 
 /// `GET /v1/endpoints`.

@@ -127,6 +127,7 @@ async fn start() -> Fixture {
         flows: flows.clone(),
         metrics,
         kernel,
+        connections: Mutex::default(),
         endpoints: records,
         attach_failures: Mutex::default(),
         readiness: Mutex::new(HashMap::new()),

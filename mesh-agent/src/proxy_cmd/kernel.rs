@@ -36,7 +36,13 @@ impl PinnedMaps {
 
     /// Resolves when the pins are other maps, or gone: the kernel does not see our listeners any more.
     pub(super) async fn replaced(&self, interval: Duration) {
-        while self.maps.is_current(&self.root) {
+        loop {
+            match self.maps.is_current(&self.root) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // Not to know is no reason to end: every connection would.
+                Err(error) => tracing::debug!(%error, "cannot look whether the maps were replaced"),
+            }
             tokio::time::sleep(interval).await;
         }
         tracing::error!(pins = %self.root.display(), "the maps were replaced");

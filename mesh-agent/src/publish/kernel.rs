@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 
 use abi::{Config, EndpointEntry};
-use ebpf_redirect::{AttachError, Counters, Datapath, GcReport, MapError, PinError};
+use ebpf_redirect::{AttachError, ConnectionUse, Counters, Datapath, GcReport, MapError, PinError};
 use policy::EndpointPolicy;
 use tokio::sync::oneshot;
 
@@ -35,6 +35,8 @@ pub trait Kernel: Send + 'static {
     fn sync(&mut self, state: &KernelState) -> Result<(), MapError>;
     /// What the programs counted.
     fn counters(&self) -> Result<Counters, MapError>;
+    /// How full the map of connections is, and who fills it.
+    fn connection_use(&self) -> Result<ConnectionUse, MapError>;
     /// Removes expired connections.
     fn collect_garbage(&mut self) -> Result<GcReport, AttachError>;
     /// Ends what agents with another layout of the maps left: their programs, behind ours, decide as well.
@@ -79,6 +81,10 @@ impl Kernel for Datapath {
         Datapath::counters(self)
     }
 
+    fn connection_use(&self) -> Result<ConnectionUse, MapError> {
+        Datapath::connection_use(self)
+    }
+
     fn collect_garbage(&mut self) -> Result<GcReport, AttachError> {
         Datapath::collect_garbage(self)
     }
@@ -104,6 +110,7 @@ enum Command {
     Detach(u32, Reply<Result<(), AttachError>>),
     AttachDevice(u32, Reply<Result<(), AttachError>>),
     Counters(Reply<Result<Counters, MapError>>),
+    ConnectionUse(Reply<Result<ConnectionUse, MapError>>),
     CollectGarbage(Reply<Result<GcReport, AttachError>>),
 }
 
@@ -120,6 +127,7 @@ impl std::fmt::Debug for Command {
             Self::Detach(..) => "Detach",
             Self::AttachDevice(..) => "AttachDevice",
             Self::Counters(..) => "Counters",
+            Self::ConnectionUse(..) => "ConnectionUse",
             Self::CollectGarbage(..) => "CollectGarbage",
         })
     }
@@ -163,6 +171,11 @@ impl KernelHandle {
         self.ask(Command::Counters).await
     }
 
+    /// How full the map of connections is, and who fills it.
+    pub async fn connection_use(&self) -> Result<Result<ConnectionUse, MapError>, KernelGone> {
+        self.ask(Command::ConnectionUse).await
+    }
+
     /// Removes expired connections.
     pub async fn collect_garbage(&self) -> Result<Result<GcReport, AttachError>, KernelGone> {
         self.ask(Command::CollectGarbage).await
@@ -200,6 +213,9 @@ impl<K: Kernel> Writer<K> {
             }
             Command::Counters(reply) => {
                 let _ = reply.send(self.kernel.counters());
+            }
+            Command::ConnectionUse(reply) => {
+                let _ = reply.send(self.kernel.connection_use());
             }
             Command::CollectGarbage(reply) => {
                 let _ = reply.send(self.kernel.collect_garbage());

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use abi::{Config, EndpointEntry};
-use ebpf_redirect::{AttachError, Counters, GcReport, MapError, PinError};
+use ebpf_redirect::{AttachError, ConnectionUse, Counters, GcReport, MapError, PinError};
 use l7_proxy::wire::{self, proxy_message::Kind};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,6 +75,10 @@ impl Kernel for Recorder {
 
     fn counters(&self) -> Result<Counters, MapError> {
         Ok(Counters::default())
+    }
+
+    fn connection_use(&self) -> Result<ConnectionUse, MapError> {
+        Ok(ConnectionUse::default())
     }
 
     fn collect_garbage(&mut self) -> Result<GcReport, AttachError> {

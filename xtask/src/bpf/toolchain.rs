@@ -81,7 +81,7 @@ impl Toolchain {
             Compiler::Debian(prefix) => {
                 let mut command = host::cargo();
                 // `aya_ebpf` uses unstable features for BPF's inline assembly.
-                command.env("RUSTC", wrapper(prefix)).env("RUSTC_BOOTSTRAP", "aya_ebpf");
+                command.env("RUSTC", wrapper(prefix)).env("RUSTC_BOOTSTRAP", "aya_ebpf,heddle");
                 command
             }
             Compiler::Nightly => {
