@@ -1,7 +1,10 @@
-//! One pod that opens all the connections it can: what it may have is bounded, and nobody else notices.
+//! One pod that opens all the connections it can: what it may have is bounded, and nobody else notices; and a
+//! proxy that has no descriptor left.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use conformance::http::{Connection, record};
@@ -31,6 +34,8 @@ spec:
 /// More than the whole map holds, with [`PORTS`] of each.
 const SOCKETS: usize = 6;
 const PORTS: u16 = 59_000;
+/// User and group of the proxy.
+const PROXY_ID: u32 = 64_815;
 const LIMIT: Duration = Duration::from_secs(15);
 /// One-way datagrams are forgotten after 30 s, and looked for every second.
 const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -105,4 +110,38 @@ fn one_pod_does_not_fill_the_nodes_connections() {
     });
     eventually("and the complaint goes", LIMIT, || complaint(&node).map_or(Ok(()), Err));
     assert_eq!(status_of(&flooder.netns(), target).unwrap(), 200);
+}
+
+#[test]
+fn a_proxy_without_descriptors_makes_room_and_lives() {
+    if !host::privileged("a_proxy_without_descriptors_makes_room_and_lives") {
+        return;
+    }
+    let node = Node::builder("nofile").file("http.yaml", conformance::manifests::HTTP).start();
+    let (client, server) = (node.pod("test/client"), node.pod("test/server"));
+    let target = SocketAddr::from((server.ipv4(), 8080));
+    drop(record(server.listen(target)));
+    client.becomes(&node, &format!("http://{target}/public/a"), 200);
+    let proxy = node.proxy_pid();
+    let used = std::fs::read_dir(format!("/proc/{proxy}/fd")).unwrap().count();
+    let limit = format!("--nofile={0}:{0}", used + 20);
+    // As its own user: root may do it in every container only to itself.
+    let mut prlimit = Command::new("prlimit");
+    host::run(prlimit.args(["--pid", &proxy.to_string(), &limit]).uid(PROXY_ID).gid(PROXY_ID));
+    // The kernel accepts them; they say nothing.
+    let idle: Vec<_> = (0..300).map(|_| client.connect(target).expect("connect")).collect();
+    eventually("descriptors run out", LIMIT, || {
+        let log = node.log();
+        if log.contains("cannot accept") { Ok(()) } else { Err(log) }
+    });
+    // A newcomer waits until those before it have been closed for idleness, and is served.
+    let status = eventually("a newcomer is served", FORGOTTEN, || {
+        let connection = client.connect(target).map_err(|error| error.to_string())?;
+        let mut connection = Connection::new(connection).map_err(|error| error.to_string())?;
+        let answer = connection.request("GET", "/public/a", &[]).map_err(|error| error.to_string())?;
+        Ok(answer.status)
+    });
+    assert_eq!(status, 200);
+    assert_eq!(node.proxy_pid(), proxy, "it is the same process: {}", node.log());
+    drop(idle);
 }

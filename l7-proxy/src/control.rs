@@ -178,6 +178,11 @@ impl Control {
         self.exchanges.store(u32::try_from(count).unwrap_or(u32::MAX), Relaxed);
     }
 
+    /// Whether requests are being served.
+    pub fn is_serving(&self) -> bool {
+        self.exchanges.load(Relaxed) > 0
+    }
+
     /// Whether it is time to look for requests on which nothing moves; four times in their time-out.
     pub fn sweep_is_due(&self, limits: &Limits) -> bool {
         let (now, limit) = (self.clock.now(), limits.stream_idle_timeout.as_secs());

@@ -1,6 +1,8 @@
 //! One thread of the proxy: its own runtime, listeners, connections and upstream pool. Shares nothing with
 //! the others on the way of a request but the configuration, which it only reads.
 
+mod shortage;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +26,7 @@ use crate::settings::Settings;
 use crate::upstream::Ports;
 use crate::upstream::link::Link;
 use crate::upstream::pool::{Key, Pool};
+use shortage::Shortage;
 
 /// How long listeners stay open when the proxy ends: by then its successor has their place, and whoever was
 /// in the middle of a handshake is through it.
@@ -31,8 +34,6 @@ const LISTEN_ON: Duration = Duration::from_millis(250);
 /// How long idle connections may stay when the proxy ends, so that their next request is answered and not
 /// reset; at most half of the whole drain.
 const IDLE_MAX: Duration = Duration::from_secs(5);
-/// How long a worker waits after an accept that failed, such as for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// How often time-outs are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -190,6 +191,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stop: watch::Rece
         tokio::time::sleep(LISTEN_ON).await;
     };
     tokio::pin!(stopped);
+    let mut shortage = Shortage::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -199,10 +201,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, mut stop: watch::Rece
         };
         match accepted {
             Ok((stream, client)) => worker.adopt(stream, client),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => shortage.failed(&worker, &error).await,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use abi::{Direction, DropReason};
+use futures_util::future::Either;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -66,78 +67,90 @@ pub async fn answer_http1(
     Ok(response)
 }
 
+/// A request that policy allows.
+struct Admitted {
+    guard: OpenGuard,
+    head: Parts,
+    body: RequestBody,
+    wishes: Wishes,
+    /// The rule that decided.
+    rule: u32,
+}
+
 /// Serves one request. Never fails: what goes wrong becomes an answer.
-pub async fn answer(
+///
+/// No `async fn`, as [`forward`] is none: what is done at once has no room in the future of every request.
+pub fn answer(
     conn: &Rc<Conn>,
     request: Request<RequestBody>,
     on_upgrade: Option<hyper::upgrade::OnUpgrade>,
-) -> Response<ReplyBody> {
+) -> impl Future<Output = Response<ReplyBody>> + use<'_> {
+    let admitted = admit(conn, request);
+    async move {
+        let (guard, rule, outcome) = match admitted {
+            Err(answer) => return answer,
+            Ok(Admitted { guard, head, body, wishes, rule }) => {
+                let outcome = {
+                    let mut forwarding = pin!(forward(&guard, (head, body), wishes, on_upgrade));
+                    poll_fn(|cx| match guard.open().poll_cut(Waiter::Answer, cx) {
+                        Poll::Ready(cut) => Poll::Ready(Err(cut)),
+                        Poll::Pending => forwarding.as_mut().poll(cx).map(Ok),
+                    })
+                    .await
+                };
+                (guard, rule, outcome)
+            }
+        };
+        let (seen, choice) = (&guard.open().seen, guard.choice());
+        match outcome {
+            Ok(Ok(response)) => {
+                let verdict =
+                    Verdict { fate: Fate::Forwarded, reason: None, rule, direction: None, detail: "" };
+                seen.record(conn, Some(choice), response.status(), &verdict);
+                finish(response, guard)
+            }
+            Ok(Err(error)) => fail(conn, seen, choice, rule, &error),
+            Err(cut) => cut_short(conn, seen, choice, &cut),
+        }
+    }
+}
+
+/// What comes before a request is sent on: its head made canonical, a backend, the verdict.
+///
+/// # Errors
+/// The answer to a request that is not sent on.
+// The answer is not boxed: it is what most callers of this are after in the end.
+#[expect(clippy::result_large_err)]
+fn admit(conn: &Rc<Conn>, request: Request<RequestBody>) -> Result<Admitted, Response<ReplyBody>> {
     let started = Instant::now();
     let (mut head, body) = request.into_parts();
     let version = head.version;
-    match head::canonicalise(&mut head, conn.destination) {
-        Ok(wishes) => {
-            let seen = Seen::new(started, version, &head);
-            judged(conn, seen, (head, body), wishes, on_upgrade).await
-        }
-        Err(error) => refuse(conn, &Seen::new(started, version, &head), error),
-    }
-}
-
-/// A request whose head is canonical.
-async fn judged(
-    conn: &Rc<Conn>,
-    seen: Seen,
-    (mut head, body): (Parts, RequestBody),
-    wishes: Wishes,
-    on_upgrade: Option<hyper::upgrade::OnUpgrade>,
-) -> Response<ReplyBody> {
-    let choice = match conn.choose() {
-        Ok(choice) => choice,
-        Err(denial) => return unserved(conn, &seen, &denial),
-    };
-    let rule = match decide(&choice, &mut head) {
-        Ok(rule) => rule,
-        Err(denial) => return deny(conn, &seen, &choice, &denial),
-    };
+    let wishes = head::canonicalise(&mut head, conn.destination)
+        .map_err(|error| refuse(conn, &Seen::new(started, version, &head), error))?;
+    let seen = Seen::new(started, version, &head);
+    let choice = conn.choose().map_err(|denial| unserved(conn, &seen, &denial))?;
+    let rule = decide(&choice, &mut head).map_err(|denial| deny(conn, &seen, &choice, &denial))?;
     if let Some(limit) = over_limit(conn, &head.headers) {
-        return too_large(conn, &seen, &choice, limit);
+        return Err(too_large(conn, &seen, &choice, limit));
     }
-    let guard = OpenGuard::new(conn, seen, choice);
-    let outcome = {
-        let mut forwarding = pin!(forward(&guard, (head, body), wishes, on_upgrade));
-        let outcome = poll_fn(|cx| match guard.open().poll_cut(Waiter::Answer, cx) {
-            Poll::Ready(cut) => Poll::Ready(Err(cut)),
-            Poll::Pending => forwarding.as_mut().poll(cx).map(Ok),
-        });
-        outcome.await
-    };
-    let (seen, choice) = (&guard.open().seen, guard.choice());
-    match outcome {
-        Ok(Ok(response)) => {
-            let verdict = Verdict { fate: Fate::Forwarded, reason: None, rule, direction: None, detail: "" };
-            seen.record(conn, Some(choice), response.status(), &verdict);
-            finish(response, guard)
-        }
-        Ok(Err(error)) => fail(conn, seen, choice, rule, &error),
-        Err(cut) => cut_short(conn, seen, choice, &cut),
-    }
+    Ok(Admitted { guard: OpenGuard::new(conn, seen, choice), head, body, wishes, rule })
 }
 
 /// Sends it on, as what it asks to be.
-async fn forward(
+fn forward(
     guard: &OpenGuard,
     (head, body): (Parts, RequestBody),
     wishes: Wishes,
     on_upgrade: Option<hyper::upgrade::OnUpgrade>,
-) -> Result<Response<ReplyBody>, ForwardError> {
+) -> impl Future<Output = Result<Response<ReplyBody>, ForwardError>> + use<'_> {
     match (wishes.upgrade, on_upgrade) {
         (Some(protocol), Some(on_upgrade)) => {
             // Boxed, as all that is rare: the future of every request would have room for it.
             let (conn, choice) = (guard.conn(), guard.choice());
-            Box::pin(upgrade::forward(conn, choice, (head, body), protocol, on_upgrade)).await
+            let forwarding = upgrade::forward(conn, choice, (head, body), protocol, on_upgrade);
+            Either::Left(Box::pin(forwarding))
         }
-        _ => forward::forward(guard, head, body, wishes.expect_continue).await,
+        _ => Either::Right(forward::forward(guard, head, body, wishes.expect_continue)),
     }
 }
 

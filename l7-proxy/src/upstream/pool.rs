@@ -73,6 +73,13 @@ impl Pool {
         }
     }
 
+    /// Closes what waits for a request (HTTP/1).
+    pub fn clear_idle(&self) {
+        // Taken out first: what ends may look at the pool.
+        let idle = std::mem::take(&mut *self.http1.borrow_mut());
+        drop(idle);
+    }
+
     /// The place of the HTTP/2 connection: whoever comes first connects, the others wait for it.
     pub fn shared(&self, key: &Key, now: u32) -> Shared {
         let mut pool = self.http2.borrow_mut();

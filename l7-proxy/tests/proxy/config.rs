@@ -122,9 +122,52 @@ fn a_connection_waits_for_its_revision() {
     proxy.set_record(Some(ConnectionRecord { revision: 2, ..record() }));
     let mut client = proxy.connect();
     client.send(ADMIN);
-    std::thread::sleep(Duration::from_millis(100));
+    // Under revision 1 it would be denied.
+    crate::harness::until("it is accepted", || proxy.metrics().contains("connections_open 1"));
     assert_eq!(proxy.agent.apply(&revision(2, "/admin")).error, "");
     assert_eq!(status_of(&client.rest()), Some(200));
+}
+
+#[test]
+fn a_revision_that_never_comes_ends_the_connection() {
+    let upstream = Upstream::start();
+    let limits = Limits { revision_wait: Duration::from_millis(200), ..Limits::default() };
+    let proxy = Proxy::start_with(public_only(), upstream.address, limits);
+    proxy.set_record(Some(ConnectionRecord { revision: 2, ..record() }));
+    let mut client = proxy.connect();
+    client.send(PUBLIC);
+    client.expect_reset();
+    proxy.flow(|flow| flow.reason == DropReason::PolicyRevision as u32);
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[test]
+fn what_egress_denies_ingress_cannot_allow() {
+    let upstream = Upstream::start();
+    let config = |egress| {
+        let mut config = public_only();
+        let rules = vec![rule(None, None)];
+        config.endpoints = vec![
+            endpoint(CLIENT_ENDPOINT, 1, egress, Vec::new()),
+            endpoint(SERVER_ENDPOINT, 0, verdict_code::REDIRECT_STRICT, rules),
+        ];
+        config.ipcache[0].endpoint = SERVER_ENDPOINT;
+        config
+    };
+    for (egress, passes) in [(verdict_code::ALLOW, true), (verdict_code::DENY, false)] {
+        let proxy = Proxy::start(config(egress), upstream.address);
+        proxy.set_record(Some(ConnectionRecord { dst_endpoint: SERVER_ENDPOINT, ..record() }));
+        let mut client = proxy.connect();
+        if passes {
+            client.send(PUBLIC);
+            assert_eq!(status_of(&client.rest()), Some(200));
+        } else {
+            client.expect_reset();
+            let flow = proxy.flow(|flow| flow.reason == DropReason::PolicyDeny as u32);
+            assert_eq!(flow.direction, 1, "egress");
+        }
+    }
+    assert_eq!(upstream.connections(), 1);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use abi::{DropReason, verdict_code};
 use bytes::Bytes;
 use http::Request;
-use l7_proxy::Limits;
-use l7_proxy::wire::ConfigUpdate;
+use l7_proxy::wire::{ConfigUpdate, Prefix, Service};
+use l7_proxy::{ConnectionRecord, Limits};
 
-use crate::harness::{CLIENT_ENDPOINT, Proxy, SOON, endpoint, public_only, rule};
+use crate::harness::{CLIENT_ENDPOINT, Proxy, SERVER_ENDPOINT, SOON, endpoint, public_only, record, rule};
 use crate::http2::{client, echo, post, runtime, send};
 use crate::upstream::Upstream;
 
@@ -68,6 +68,53 @@ fn an_answer_under_way_ends_when_policy_denies_its_request() {
         assert_eq!((flow.reason, flow.method.as_str()), (DropReason::HttpDenied as u32, "GET"), "{path}");
     }
     crate::harness::until("the server is left", || upstream.received().matches("|gone|").count() == 2);
+}
+
+#[test]
+fn an_answer_through_a_service_ends_when_its_backend_is_denied() {
+    let upstream = Upstream::start_with(slow);
+    let vip = "127.9.9.9:80";
+    let service = Service {
+        name: "web".into(),
+        vip: vip.into(),
+        proto: 6,
+        keep_vip: true,
+        backends: vec![upstream.address.to_string()],
+        ..Service::default()
+    };
+    let config = ConfigUpdate { services: vec![service], ..public_only() };
+    let proxy = Proxy::start(config, vip.parse().expect("an address"));
+    proxy.set_record(Some(ConnectionRecord { vip: true, dst_identity: 0, ..record() }));
+    let stream = || {
+        let mut client = proxy.connect();
+        client.send(ask("/public/stream"));
+        client.read_until(b"hello\r\n");
+        client
+    };
+    // The request is denied at the backend's ingress, which the record of a VIP does not name.
+    let only = |number: u32, path: &str| {
+        let rules = vec![rule(None, Some(path))];
+        let server =
+            Prefix { prefix: "127.0.0.0/8".into(), identity: 301, endpoint: SERVER_ENDPOINT, flags: 0 };
+        ConfigUpdate {
+            revision: number,
+            endpoints: vec![endpoint(SERVER_ENDPOINT, 0, verdict_code::REDIRECT_STRICT, rules)],
+            ipcache: vec![server],
+            ..ConfigUpdate::default()
+        }
+    };
+    let mut client = stream();
+    apply(&proxy, &only(2, "/elsewhere"));
+    client.expect_reset();
+    let flow = proxy.flow(|flow| flow.reason == DropReason::HttpDenied as u32 && flow.revision == 2);
+    assert_eq!((flow.direction, flow.destination.as_str()), (0, vip), "ingress");
+    // A service that is gone keeps no exchange.
+    apply(&proxy, &only(3, "/public/.*"));
+    let mut client = stream();
+    let gone = vec![format!("{vip}/6")];
+    apply(&proxy, &ConfigUpdate { revision: 4, removed_services: gone, ..ConfigUpdate::default() });
+    client.expect_reset();
+    proxy.flow(|flow| flow.reason == DropReason::NoService as u32 && flow.revision == 4);
 }
 
 #[test]
