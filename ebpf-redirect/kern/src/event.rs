@@ -82,7 +82,7 @@ fn report(mut flow: Current, kind: u8, reason: u8) {
     flow.event.direction = flow.direction as u8;
     flow.event.proto = flow.key.proto;
     flow.event.tcp_flags = flow.tcp_flags;
-    flow.event._pad = [0; 3];
+    // Its padding was never anything but zero.
     flow.event.sport = flow.key.sport;
     flow.event.dport = flow.key.dport;
     if flow.key.proto == abi::proto::ICMP || flow.key.proto == abi::proto::ICMPV6 {

@@ -142,7 +142,8 @@ impl Current {
         flow.direct = false;
         flow.part = Part::Whole;
         flow.hook = hook;
-        flow.tcp_flags = 0;
+        // Volatile, or these neighbours become a call of memset.
+        unsafe { core::ptr::write_volatile(&raw mut flow.tcp_flags, 0) };
         flow.icmp_type = 0;
         flow.icmp_code = 0;
         flow.drop_kind = EventKind::Drop;

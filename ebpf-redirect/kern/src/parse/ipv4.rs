@@ -49,6 +49,14 @@ pub fn mapped(address: u32) -> Addr {
     Addr([0, 0, Addr::V4_WORD, address])
 }
 
+/// Makes a cleared address (as [`Current::begin`] leaves those of the key) the mapped form: its zeros written
+/// again would be a call of memset for each packet.
+#[inline(always)]
+fn map_into(cleared: &mut Addr, address: u32) {
+    cleared.0[2] = Addr::V4_WORD;
+    cleared.0[3] = address;
+}
+
 /// Reads the header into the flow.
 #[inline(always)]
 pub fn header(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> {
@@ -58,8 +66,8 @@ pub fn header(skb: *mut __sk_buff, mut flow: Current) -> Result<(), DropReason> 
     if header.version_ihl >> 4 != 4 || bytes < 20 || (total != 0 && total < bytes) {
         return Err(DropReason::InvalidPacket);
     }
-    flow.key.src = mapped(header.src);
-    flow.key.dst = mapped(header.dst);
+    map_into(&mut flow.key.src, header.src);
+    map_into(&mut flow.key.dst, header.dst);
     flow.key.proto = header.proto;
     flow.hop_limit = header.ttl;
     flow.l4 = ETHERNET_BYTES + bytes;
