@@ -74,6 +74,13 @@ pub struct Flow {
     pub node: String,
 }
 
+impl Flow {
+    /// Whether policy denied it, and no policy is named: the names are not those of the deciding revision.
+    pub fn lacks_policy(&self) -> bool {
+        denials::by_policy(self) && self.policy.is_none() && self.default_deny.is_empty()
+    }
+}
+
 /// What became of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

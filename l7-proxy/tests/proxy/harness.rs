@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -346,8 +347,12 @@ fn get(address: SocketAddr, path: &str) -> Option<String> {
     Some(text)
 }
 
-/// An address that was free a moment ago.
+/// A free address that nobody else asks for: on a loopback address of its own, where no port of another test
+/// and no outgoing connection can take the port between this look and its use.
 fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, high | 1, low, NEXT.fetch_add(1, Ordering::Relaxed));
+    let listener = std::net::TcpListener::bind((own, 0)).expect("a port");
     listener.local_addr().expect("an address")
 }

@@ -38,7 +38,11 @@ pub(super) async fn kernel_flows(agent: Arc<Agent>, mut events: Events) {
     loop {
         match events.next().await {
             Ok(batch) => {
-                let view = view_of(&agent, batch.iter().map(|event| (event.revision, event.rule))).await;
+                let knows_all = |state: &Published| {
+                    let named = |event| !state.view.kernel_flow(event, 0).lacks_policy();
+                    batch.iter().all(|event| knows(state, event.revision, event.rule) && named(event))
+                };
+                let view = view_of(&agent, knows_all).await;
                 let offset = wall_offset_ns();
                 agent.metrics.flows.inc_by(batch.len() as u64);
                 batch.iter().for_each(|event| agent.flows.push(view.kernel_flow(event, offset)));
@@ -52,28 +56,29 @@ pub(super) async fn kernel_flows(agent: Arc<Agent>, mut events: Events) {
 }
 
 /// The names to show flows with. Kernel and proxy are a moment ahead: what they decided by a revision is named
-/// by that revision, as soon as it is published. The kernel's policies change before its revision does, so a
-/// rule that nobody knows is waited for, too.
-async fn view_of(agent: &Agent, decided_by: impl Iterator<Item = (u32, u32)>) -> Arc<View> {
+/// by that revision, as soon as it is published.
+async fn view_of(agent: &Agent, knows_all: impl Fn(&Published) -> bool) -> Arc<View> {
     let mut published = agent.published.clone();
-    let decided_by: Vec<(u32, u32)> = decided_by.collect();
-    let knows_all = |state: &Arc<Published>| {
-        decided_by.iter().all(|(revision, rule)| {
-            // Revisions go round.
-            let ahead = revision.wrapping_sub(state.revision);
-            let is_past = ahead == 0 || ahead > u32::MAX / 2;
-            is_past && (*rule == 0 || state.view.compiled.rules.contains_key(rule))
-        })
-    };
     // Without it in time the names before are better than none.
-    let _ = timeout(VIEW_MAX, published.wait_for(knows_all)).await.map(drop);
+    let _ = timeout(VIEW_MAX, published.wait_for(|state| knows_all(state))).await.map(drop);
     agent.published.borrow().view.clone()
+}
+
+/// The kernel's policies change before its revision does, so it may name a rule, or deny by a default deny,
+/// that the revision in force has not.
+fn knows(state: &Published, revision: u32, rule: u32) -> bool {
+    // Revisions go round.
+    let ahead = revision.wrapping_sub(state.revision);
+    let is_past = ahead == 0 || ahead > u32::MAX / 2;
+    is_past && (rule == 0 || state.view.compiled.rules.contains_key(&rule))
 }
 
 /// Access records become flows.
 pub(super) async fn proxy_flows(agent: Arc<Agent>, mut records: mpsc::Receiver<wire::Flows>) {
     while let Some(batch) = records.recv().await {
-        let view = view_of(&agent, batch.flows.iter().map(|flow| (flow.revision, flow.rule))).await;
+        let knows_all =
+            |state: &Published| batch.flows.iter().all(|flow| knows(state, flow.revision, flow.rule));
+        let view = view_of(&agent, knows_all).await;
         agent.metrics.flows_lost.inc_by(batch.lost);
         agent.metrics.flows.inc_by(batch.flows.len() as u64);
         batch.flows.iter().for_each(|record| agent.flows.push(view.proxy_flow(record)));
