@@ -6,6 +6,8 @@
 
 pub mod args;
 pub mod attach;
+mod cluster;
+pub mod cni_files;
 pub mod endpoints;
 pub mod ipam;
 mod loops;
@@ -56,6 +58,8 @@ pub struct Agent {
     pub pods: Box<dyn Pods>,
     /// Whether the cluster's DNS server is among the manifests by [`args::NodeArgs::cluster_dns`].
     pub cluster_dns: bool,
+    /// What is wrong with the CNI plugin's files.
+    pub plugin_problem: Mutex<Option<String>>,
     /// The node's network; none in tests of the API alone.
     pub plumbing: Option<Plumbing>,
 }

@@ -50,6 +50,11 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 /// Body of an answer.
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
+/// Whether the node polices its pods, also at layer 7.
+pub(crate) fn is_enforcing(agent: &Agent) -> bool {
+    lists::status(agent).enforcing
+}
+
 /// Makes a socket that only `mode` may connect to, in the place of a dead process's.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! drop its privileges while it has just one.
 
 pub mod check;
+pub mod crds;
 pub mod files;
 pub mod flows;
 pub mod lint;
@@ -62,6 +63,8 @@ enum Command {
     Identity(show::IdentityArgs),
     Policy(policy::Args),
     Flows(flows::Args),
+    Crds(crds::Args),
+    Uninstall(crate::uninstall::Args),
     /// Print a shell's completions.
     #[command(
         after_help = "Examples:\n  heddle completions bash > /etc/bash_completion.d/heddle\n  heddle completions zsh > ~/.zfunc/_heddle"
@@ -116,6 +119,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Identity(args) => args.run(&cli.global),
         Command::Policy(args) => args.run(&cli.global),
         Command::Flows(args) => args.run(&cli.global),
+        Command::Crds(args) => args.run(&cli.global),
+        Command::Uninstall(args) => args.run(&cli.global),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut script);

@@ -20,4 +20,5 @@ pub mod proxy_cmd;
 pub mod publish;
 pub mod run;
 pub mod sources;
+pub mod uninstall;
 pub mod yaml;

@@ -81,7 +81,8 @@ impl Args {
         }
         let outcome = self.supervised(global, &mut signals).await;
         say("removing everything");
-        let removed = cleanup::all(instance, self.node.uid).await;
+        let plugin = self.node.cni_files(instance).map_or(Ok(()), |files| files.remove());
+        let removed = cleanup::all(instance, self.node.uid).await.and(plugin.map_err(Into::into));
         // The file goes while it is locked: whoever has it open already is told that it is taken.
         let _ = std::fs::remove_file(lock_path(instance));
         drop(lock);
@@ -140,7 +141,10 @@ impl Args {
         client: &Client,
         children: &mut Children,
     ) -> anyhow::Result<Option<launcher::Launcher>> {
-        say(&format!("starting the agent on {}", self.node.manifests.display()));
+        match &self.node.manifests {
+            Some(manifests) => say(&format!("starting the agent on {}", manifests.display())),
+            None => say("starting the agent on the cluster's API server"),
+        }
         let mut node = self.node.clone();
         // Pods want names, and the launcher points them at this server.
         node.cluster_dns |= self.run_pods;
@@ -236,6 +240,11 @@ impl Patience {
     }
 }
 
+/// Takes everything of an instance off the node. Its processes have ended.
+pub(crate) async fn remove_everything(instance: &Instance, uid: u32) -> anyhow::Result<()> {
+    cleanup::all(instance, uid).await
+}
+
 /// What a node needs, each with one sentence that says how to get it.
 fn prerequisites(args: &NodeArgs) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
@@ -250,7 +259,10 @@ fn prerequisites(args: &NodeArgs) -> anyhow::Result<()> {
     }
     crate::descriptors::raise_limit()?;
     ensure_bpffs()?;
-    Ok(crate::sources::readable(&args.manifests)?)
+    if let Some(manifests) = &args.manifests {
+        crate::sources::readable(manifests)?;
+    }
+    Ok(())
 }
 
 fn lock_path(instance: &Instance) -> PathBuf {

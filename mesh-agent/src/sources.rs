@@ -1,8 +1,9 @@
-//! Where the [`Snapshot`] comes from: manifests in a folder, and the pods that are attached to this node.
+//! Where the [`Snapshot`] comes from: manifests in a folder or a cluster's API server, and the pods that are
+//! attached to this node.
 //!
 //! A file becomes objects ([`file`], [`decode`]), of several versions of an object one is in force
-//! ([`store`]), and the objects become the snapshot ([`assemble`]). Only [`directory`] and [`thread`] know
-//! that there are files: another source feeds the same store.
+//! ([`store`]), and the objects become the snapshot ([`assemble`]), which is published ([`outlet`]). Only
+//! [`directory`] and [`thread`] know that there are files, only [`kubernetes`] that there is an API server.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +14,7 @@ use std::thread::JoinHandle;
 use k8s_openapi::api::core::v1::Pod;
 use policy::Snapshot;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub mod assemble;
 mod built_in;
@@ -21,8 +23,10 @@ pub mod decode;
 pub mod directory;
 pub mod endpoints;
 pub mod file;
+pub mod kubernetes;
 mod label_index;
 pub mod object;
+mod outlet;
 pub mod problem;
 pub mod registry;
 pub mod services;
@@ -37,7 +41,7 @@ pub use registry::{Registration, Registry};
 
 use crate::agent::state::StateError;
 
-/// What a source starts from.
+/// What the source that reads a folder starts from.
 #[derive(Debug, Default)]
 pub struct Options {
     /// Folder of manifests; `.yaml`, `.yml` and `.json`, subfolders included.
@@ -60,7 +64,7 @@ pub struct Published {
     /// Objects whose newest version is refused and whose last valid one is in force, by
     /// `kind/namespace/name`: since when that has been so, RFC 3339.
     pub last_valid: Arc<BTreeMap<String, String>>,
-    /// Manifests of the pods in force, of every node, by `namespace/name`.
+    /// Manifests in force of this node's pods, by `namespace/name`.
     pub pods: Arc<BTreeMap<String, Arc<Pod>>>,
     /// The newest change of the [`Registry`] that the snapshot has.
     pub registered: u64,
@@ -101,6 +105,8 @@ pub enum StartError {
     State(#[from] StateError),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    #[error(transparent)]
+    Access(#[from] kubernetes::AccessError),
 }
 
 /// A running source. Ends when it is dropped.
@@ -108,8 +114,10 @@ pub enum StartError {
 pub struct Sources {
     registry: Registry,
     published: watch::Receiver<Arc<Published>>,
-    signals: Arc<signals::Signals>,
+    source: Arc<dyn registry::Wake>,
     thread: Option<JoinHandle<()>>,
+    /// What the thread hears from.
+    _tasks: JoinSet<()>,
 }
 
 impl Sources {
@@ -124,7 +132,7 @@ impl Sources {
         let (worker, published) = thread::Worker::start(options, signals.clone(), registry.clone())?;
         let thread = std::thread::Builder::new().name("sources".to_owned()).spawn(|| worker.run());
         let thread = Some(thread.map_err(StartError::Thread)?);
-        Ok(Self { registry, published, signals, thread })
+        Ok(Self { registry, published, source: signals, thread, _tasks: JoinSet::new() })
     }
 
     /// Where attached pods are told to the source.
@@ -140,7 +148,7 @@ impl Sources {
 
 impl Drop for Sources {
     fn drop(&mut self) {
-        self.signals.stop();
+        self.source.stop();
         if let Some(thread) = self.thread.take() {
             // It panicked, and said so, if this fails.
             let _ = thread.join();

@@ -7,8 +7,14 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use policy::snapshot::{AllowLocalhost, Settings};
 
+use super::cni_files::CniFiles;
+use crate::layout::Instance;
+
 /// User and group of the proxy.
 pub const PROXY_UID: u32 = 64_815;
+
+/// Ranges for pods where neither a Node manifest nor the command line gives any; a cluster gives some.
+const POD_CIDRS: [&str; 2] = ["10.244.0.0/24", "fd00:10:244::/64"];
 
 /// Run the node agent: reads manifests, loads the eBPF programs, keeps kernel and proxy up to date.
 ///
@@ -17,6 +23,7 @@ pub const PROXY_UID: u32 = 64_815;
 #[command(after_help = "Examples:
   heddle agent --manifests /etc/heddle/manifests
   heddle --instance test agent --manifests ./shop --pod-cidr 10.9.0.0/24 --no-masquerade
+  heddle agent --kubernetes --node-name worker-1 --cni-bin-dir /opt/cni/bin --cni-conf-dir /etc/cni/net.d
 See `heddle run` for a whole node in one command.")]
 pub struct Args {
     #[command(flatten)]
@@ -27,14 +34,20 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Args)]
 pub struct NodeArgs {
     /// Folder of Kubernetes manifests; watched.
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    pub manifests: Option<PathBuf>,
+    /// Follow the API server of a cluster in place of a folder.
+    #[arg(long, conflicts_with_all = ["manifests", "cluster_dns"])]
+    pub kubernetes: bool,
+    /// How to reach it. [default: as a pod of the cluster does]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
     /// Name of this node in manifests. [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Range for pods' addresses, one or more; a Node manifest's spec.podCIDRs come first.
+    /// [default: 10.244.0.0/24 and fd00:10:244::/64; none in a cluster]
     #[arg(long = "pod-cidr", value_name = "CIDR", value_parser = pod_cidr)]
-    #[arg(default_values = ["10.244.0.0/24", "fd00:10:244::/64"])]
     pub pod_cidrs: Vec<IpNet>,
     /// Range for the addresses of services that ask for one.
     #[arg(long = "service-cidr", value_name = "CIDR", value_parser = cidr)]
@@ -63,6 +76,12 @@ pub struct NodeArgs {
     /// the node and of its pods. [default: all of the machine]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Put the CNI plugin into this folder of the runtime, and keep it there.
+    #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// And its configuration into this one, once policy is in force.
+    #[arg(long, value_name = "DIR", requires = "cni_bin_dir")]
+    pub cni_conf_dir: Option<PathBuf>,
     /// User and group of the proxy; not root.
     #[arg(long, default_value_t = PROXY_UID, value_parser = proxy_uid, value_name = "NUMBER")]
     pub uid: u32,
@@ -152,6 +171,19 @@ impl NodeArgs {
         self.node_name.clone().or_else(host).unwrap_or_else(|| "localhost".into())
     }
 
+    /// The CNI plugin's files, if they are to be installed.
+    pub fn cni_files(&self, instance: &Instance) -> Option<CniFiles> {
+        Some(CniFiles::new(self.cni_bin_dir.as_ref()?, self.cni_conf_dir.as_ref()?, instance))
+    }
+
+    /// Ranges for pods' addresses, if the Node manifest has none.
+    pub fn pod_cidrs(&self) -> Vec<IpNet> {
+        if self.pod_cidrs.is_empty() && !self.kubernetes {
+            return POD_CIDRS.iter().filter_map(|net| net.parse().ok()).collect();
+        }
+        self.pod_cidrs.clone()
+    }
+
     /// Addresses of the DNS server's Service: the tenth of the first service range of each family.
     pub fn dns_addresses(&self) -> Vec<IpAddr> {
         let v4 = self.service_cidrs.iter().find(|net| net.addr().is_ipv4());
@@ -171,8 +203,16 @@ impl NodeArgs {
 
     /// The same arguments for a child process.
     pub fn to_arguments(&self) -> Vec<String> {
-        let mut all = vec!["--manifests".into(), self.manifests.display().to_string()];
+        let mut all = Vec::new();
         let mut add = |name: &str, value: String| all.extend([name.to_owned(), value]);
+        for (name, path) in [
+            ("--manifests", &self.manifests),
+            ("--kubeconfig", &self.kubeconfig),
+            ("--cni-bin-dir", &self.cni_bin_dir),
+            ("--cni-conf-dir", &self.cni_conf_dir),
+        ] {
+            path.iter().for_each(|path| add(name, path.display().to_string()));
+        }
         add("--node-name", self.node_name());
         self.pod_cidrs.iter().for_each(|net| add("--pod-cidr", net.to_string()));
         self.service_cidrs.iter().for_each(|net| add("--service-cidr", net.to_string()));
@@ -189,6 +229,9 @@ impl NodeArgs {
         add("--metrics-address", self.metrics_address.to_string());
         self.kube_apiserver.iter().for_each(|ip| add("--kube-apiserver", ip.to_string()));
         self.dns_upstream.iter().for_each(|ip| add("--dns-upstream", ip.to_string()));
+        if self.kubernetes {
+            all.push("--kubernetes".into());
+        }
         if self.cluster_dns {
             all.push("--cluster-dns".into());
         }

@@ -74,8 +74,13 @@ pub enum CniError {
 }
 
 impl Agent {
-    /// Endpoint id, addresses and interface name for a pod whose manifest is known.
-    pub fn allocate(&self, request: &AllocateRequest) -> Result<Allocation, CniError> {
+    /// Endpoint id, addresses and interface name for a pod whose manifest is known, or will be soon.
+    pub async fn allocate(&self, request: &AllocateRequest) -> Result<Allocation, CniError> {
+        let known = || self.pods.known(&request.namespace, &request.pod, &request.uid).is_ok();
+        let mut source = self.pods.subscribe();
+        let arrival = async { while !known() && source.changed().await.is_ok() {} };
+        // Whatever ends the waiting, the answer is that of now.
+        let _ = timeout(self.pods.arrival_max(), arrival).await;
         let outcome = self.try_allocate(request);
         if let Err(error) = &outcome {
             self.note_attachment(&request.namespace, &request.pod, Some(error));
@@ -88,11 +93,11 @@ impl Agent {
         let mut failures = self.attach_failures.lock().unwrap_or_else(PoisonError::into_inner);
         // Pods whose manifest is gone are nobody's trouble; so there are no more of them than manifests.
         failures.retain(|key, _| {
-            key.split_once('/').is_some_and(|(namespace, pod)| self.pods.known(namespace, pod).is_ok())
+            key.split_once('/').is_some_and(|(namespace, pod)| self.pods.known(namespace, pod, "").is_ok())
         });
         let key = format!("{namespace}/{pod}");
         match failure {
-            Some(error) if self.pods.known(namespace, pod).is_ok() => {
+            Some(error) if self.pods.known(namespace, pod, "").is_ok() => {
                 failures.insert(key, (Instant::now(), error.to_string()));
             }
             _ => drop(failures.remove(&key)),
@@ -103,7 +108,7 @@ impl Agent {
         if self.published.borrow().revision == 0 {
             return Err(CniError::Starting);
         }
-        self.pods.known(&request.namespace, &request.pod)?;
+        self.pods.known(&request.namespace, &request.pod, &request.uid)?;
         let mut endpoints = self.endpoints.lock();
         // Its link would be replaced, and the pod that has it would lose its network.
         if endpoints.get(&request.attachment).is_some_and(|r| r.veth.is_some() && !vanished(r)) {
@@ -140,7 +145,7 @@ impl Agent {
             netns_cookie: request.netns_cookie,
         };
         let record = self.endpoints.lock().set_veth(&request.attachment, veth)?;
-        self.pods.known(&record.namespace, &record.pod)?;
+        self.pods.known(&record.namespace, &record.pod, &record.uid)?;
         if let Some(plumbing) = &self.plumbing {
             plumbing.prepare_veth(request.host_ifindex, &record.addresses).await?;
         }
@@ -180,7 +185,7 @@ impl Agent {
         if !attachments.is_empty() {
             return Ok(true);
         }
-        let known = self.pods.known(namespace, pod).is_ok();
+        let known = self.pods.known(namespace, pod, "").is_ok();
         if known {
             // Names of manifests only, so there are no more of them than pods.
             let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);

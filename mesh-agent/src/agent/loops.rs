@@ -219,7 +219,7 @@ pub(super) async fn ranges(agent: Arc<Agent>, args: NodeArgs, mut applied: NodeC
 pub(super) fn pod_cidrs(snapshot: &Snapshot, args: &NodeArgs) -> Vec<IpNet> {
     let node = snapshot.nodes.get(&snapshot.node);
     let of_manifest = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-    if of_manifest.is_empty() { args.pod_cidrs.clone() } else { of_manifest }
+    if of_manifest.is_empty() { args.pod_cidrs() } else { of_manifest }
 }
 
 /// What the node's network shall look like. A pod keeps its address when the ranges change, and must go on

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
@@ -10,6 +11,9 @@ use super::endpoints::Record;
 use crate::api::types::Problem;
 use crate::sources::{self, Registration, Registry, Severity};
 
+/// How long a pod's object may take from the API server to this agent after kubelet has it.
+const ARRIVAL_MAX: Duration = Duration::from_secs(10);
+
 /// Why a pod cannot be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
@@ -17,14 +21,20 @@ pub enum RegisterError {
         "pod {namespace}/{name} has no manifest: add a Pod named {name} in namespace {namespace} to the manifests"
     )]
     NoManifest { namespace: String, name: String },
+    #[error("pod {namespace}/{name} (uid {uid}) is not known to the API server, or not to this agent yet")]
+    NotInCluster { namespace: String, name: String, uid: String },
     #[error("pod {0} uses the node's network (hostNetwork): it gets no interface of its own")]
     HostNetwork(String),
+    #[error("pod {pod}: {what} is not supported: remove it from the pod")]
+    NotSupported { pod: String, what: &'static str },
 }
 
 /// Pods by their manifests, and where attached ones are told to the source.
 pub trait Pods: Send + Sync + std::fmt::Debug {
-    /// Whether there is a manifest for a pod that may be attached.
-    fn known(&self, namespace: &str, name: &str) -> Result<(), RegisterError>;
+    /// Whether there is a manifest for a pod that may be attached. An empty `uid` is any.
+    fn known(&self, namespace: &str, name: &str, uid: &str) -> Result<(), RegisterError>;
+    /// How long a pod may be unknown although it exists: whoever starts it may have heard of it first.
+    fn arrival_max(&self) -> Duration;
     /// Whether somebody will ask the pod if it is ready.
     fn has_readiness_probe(&self, record: &Record) -> bool;
     /// Gives a pod its endpoint id, addresses and readiness in the snapshots to come.
@@ -44,6 +54,8 @@ pub trait Pods: Send + Sync + std::fmt::Debug {
 pub(super) struct SourcePods {
     pub(super) registry: Registry,
     pub(super) published: watch::Receiver<Arc<sources::Published>>,
+    /// The source is a cluster's API server.
+    pub(super) managed: bool,
 }
 
 /// A record as the source takes it.
@@ -64,13 +76,33 @@ impl SourcePods {
 }
 
 impl Pods for SourcePods {
-    fn known(&self, namespace: &str, name: &str) -> Result<(), RegisterError> {
-        let missing = || RegisterError::NoManifest { namespace: namespace.to_owned(), name: name.to_owned() };
+    fn known(&self, namespace: &str, name: &str, uid: &str) -> Result<(), RegisterError> {
+        let missing = || {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            match self.managed {
+                true => RegisterError::NotInCluster { namespace, name, uid: uid.to_owned() },
+                false => RegisterError::NoManifest { namespace, name },
+            }
+        };
         let pod = self.manifest(namespace, name).ok_or_else(missing)?;
         if sources::endpoints::is_host_network(&pod) {
             return Err(RegisterError::HostNetwork(format!("{namespace}/{name}")));
         }
-        Ok(())
+        if !self.managed {
+            return Ok(());
+        }
+        // A pod of the same name that came after it may have other labels.
+        if !uid.is_empty() && !sources::endpoints::has_uid(&pod, uid) {
+            return Err(missing());
+        }
+        match sources::endpoints::unsupported(&pod) {
+            Some(what) => Err(RegisterError::NotSupported { pod: format!("{namespace}/{name}"), what }),
+            None => Ok(()),
+        }
+    }
+
+    fn arrival_max(&self) -> Duration {
+        if self.managed { ARRIVAL_MAX } else { Duration::ZERO }
     }
 
     fn has_readiness_probe(&self, record: &Record) -> bool {
@@ -113,3 +145,6 @@ impl Pods for SourcePods {
         self.published.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

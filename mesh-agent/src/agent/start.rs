@@ -18,7 +18,7 @@ use super::args::{Localhost, NodeArgs};
 use super::attach::{EndpointTable, vanished};
 use super::endpoints::Endpoints;
 use super::pods::{SourcePods, registration};
-use super::{Agent, Args, loops, uplink};
+use super::{Agent, Args, cluster, loops, uplink};
 use crate::api;
 use crate::cli::Global;
 use crate::flows::FlowLog;
@@ -29,7 +29,7 @@ use crate::publish::kernel::KernelHandle;
 use crate::publish::mark::MarkFile;
 use crate::publish::proxy::ProxyHub;
 use crate::publish::{Parts, Published, Publisher};
-use crate::sources::{self, Sources, Surrounding};
+use crate::sources::{self, Sources, Surrounding, kubernetes};
 
 /// Batches of access records that wait to be taken.
 const FLOW_BATCHES_MAX: usize = 256;
@@ -52,6 +52,9 @@ impl Args {
 }
 
 async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
+    if let Some(files) = args.cni_files(instance) {
+        files.check_alone()?;
+    }
     ensure_bpffs()?;
     let cgroups = make_cgroup(instance)?;
     folders(instance, args.uid)?;
@@ -92,7 +95,8 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
         mark: MarkFile::new(&instance.run_dir()),
         publications: metrics.publications.clone(),
     });
-    let pods = SourcePods { registry: sources.registry(), published: source.clone() };
+    let pods =
+        SourcePods { registry: sources.registry(), published: source.clone(), managed: args.kubernetes };
     let agent = Arc::new(Agent {
         instance: instance.clone(),
         mtu: uplink::mtu(&devices).await,
@@ -105,6 +109,7 @@ async fn run(instance: &Instance, args: &NodeArgs) -> anyhow::Result<()> {
         endpoints,
         attach_failures: Mutex::default(),
         readiness: Mutex::new(HashMap::new()),
+        plugin_problem: Mutex::new(None),
         wake,
         pods: Box::new(pods),
         cluster_dns: args.cluster_dns,
@@ -144,6 +149,14 @@ impl Tasks {
         tokio::spawn(loops::housekeeping(agent.clone()));
         tokio::spawn(loops::network(agent.clone(), args.devices.clone()));
         tokio::spawn(loops::ranges(agent.clone(), args.clone(), self.node_config));
+        if let Some(files) = args.cni_files(instance) {
+            tokio::spawn(cluster::keep_plugin(agent.clone(), files));
+        }
+        if args.kubernetes {
+            let access = kubernetes::access(args.kubeconfig.as_ref()).await?;
+            let client = kube::Client::try_from(access)?;
+            tokio::spawn(cluster::lift_taint(agent.clone(), client, args.node_name()));
+        }
         tokio::spawn(api::serve_metrics(agent.clone(), metrics_listener));
         tokio::spawn(api::serve(agent, api_listener));
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -219,21 +232,26 @@ async fn start_sources(
     revision: u32,
 ) -> anyhow::Result<Sources> {
     let node_addresses = plumbing.own_addresses().await?;
-    let options = sources::Options {
-        manifests: args.manifests.clone(),
-        state_dir: instance.state_dir(),
-        surrounding: Surrounding {
-            node: args.node_name(),
-            node_addresses,
-            pod_cidrs: args.pod_cidrs.clone(),
-            service_cidrs: args.service_cidrs.clone(),
-            cluster: args.cluster.clone(),
-            settings: args.settings(),
-            first_revision: revision.checked_add(1).unwrap_or(1),
-        },
-        built_in: built_in(instance, args)?,
-        attached: endpoints.iter().filter(|record| record.veth.is_some()).map(registration).collect(),
+    let surrounding = Surrounding {
+        node: args.node_name(),
+        node_addresses,
+        pod_cidrs: args.pod_cidrs(),
+        // A cluster's own controllers hand out addresses of services.
+        service_cidrs: if args.kubernetes { Vec::new() } else { args.service_cidrs.clone() },
+        cluster: args.cluster.clone(),
+        settings: args.settings(),
+        first_revision: revision.checked_add(1).unwrap_or(1),
+        managed: args.kubernetes,
     };
+    let attached = endpoints.iter().filter(|record| record.veth.is_some()).map(registration).collect();
+    let state_dir = instance.state_dir();
+    let Some(manifests) = args.manifests.clone() else {
+        let access = kubernetes::access(args.kubeconfig.as_ref()).await?;
+        let options = kubernetes::Options { access, state_dir, surrounding, attached };
+        return Ok(Sources::follow_cluster(options).await?);
+    };
+    let built_in = built_in(instance, args)?;
+    let options = sources::Options { manifests, state_dir, surrounding, built_in, attached };
     Ok(tokio::task::spawn_blocking(|| Sources::start(options)).await??)
 }
 

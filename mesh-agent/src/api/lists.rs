@@ -52,6 +52,8 @@ pub(super) fn status(agent: &Agent) -> Status {
         let message = "no pod behind it is ready: names of services do not resolve";
         problems.push(Problem { object: format!("Service {DNS}"), message: message.into() });
     }
+    let plugin = agent.plugin_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    problems.extend(plugin.map(|message| Problem { object: "CNI plugin".into(), message }));
     problems.extend(agent.pods.problems());
     problems.extend(connection_problems(agent));
     // Before anything is in force the source knows it already.

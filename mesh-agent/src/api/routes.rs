@@ -118,7 +118,7 @@ struct Readiness {
 
 async fn cni(agent: &Agent, question: &str, request: Request<Incoming>) -> Answer {
     match question {
-        "allocate" => ok(&agent.allocate(&body(request).await?)?),
+        "allocate" => ok(&agent.allocate(&body(request).await?).await?),
         "ready" => {
             agent.ready(&body(request).await?).await?;
             ok(&serde_json::json!({}))

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use abi::Config;
 use policy::snapshot::Endpoint;
@@ -41,10 +42,14 @@ impl Source {
 }
 
 impl Pods for Source {
-    fn known(&self, namespace: &str, name: &str) -> Result<(), RegisterError> {
+    fn known(&self, namespace: &str, name: &str, _uid: &str) -> Result<(), RegisterError> {
         let known = (namespace, name) == ("shop", "web");
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         if known { Ok(()) } else { Err(RegisterError::NoManifest { namespace, name }) }
+    }
+
+    fn arrival_max(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn has_readiness_probe(&self, _record: &Record) -> bool {
@@ -131,6 +136,7 @@ async fn start() -> Fixture {
         endpoints: records,
         attach_failures: Mutex::default(),
         readiness: Mutex::new(HashMap::new()),
+        plugin_problem: Mutex::new(None),
         wake,
         pods: Box::new(source),
         cluster_dns: false,

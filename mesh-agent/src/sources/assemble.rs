@@ -40,6 +40,9 @@ pub struct Surrounding {
     pub settings: Settings,
     /// Revision of the first snapshot, 1 or more.
     pub first_revision: u32,
+    /// A cluster's controllers give services their addresses and EndpointSlices, and kubelet reports pods'
+    /// readiness: none of that is made here.
+    pub managed: bool,
 }
 
 /// Keeps a snapshot up to date.

@@ -20,7 +20,16 @@ pub struct Surroundings<'a> {
     /// The pod's node, if it is known.
     pub node: Option<&'a Node>,
     pub registration: Option<&'a Registration>,
+    /// Kubelet reports readiness in the pod's status.
+    pub managed: bool,
 }
+
+/// Annotations that mean something here.
+pub const ANNOTATIONS: [&str; 3] = [CONFIG_HASH, BANDWIDTH[0], BANDWIDTH[1]];
+/// Kubelet's own name for a pod of its own making (a static pod), whose object in the API has another uid.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// Limits that nobody here keeps.
+const BANDWIDTH: [&str; 2] = ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
 
 /// The name of the pod's node. A manifest without one is for this node.
 pub fn node_name<'a>(pod: &'a Pod, here: &'a str) -> &'a str {
@@ -77,7 +86,7 @@ pub fn endpoint(
         node: node.to_owned(),
         host_network,
         ready: pod.metadata.deletion_timestamp.is_none()
-            && registration.map_or_else(|| status_ready(pod), |r| r.ready),
+            && registration.filter(|_| !around.managed).map_or_else(|| status_ready(pod), |r| r.ready),
     }))
 }
 
@@ -87,6 +96,24 @@ fn node_identity(local: bool) -> (u32, Labels) {
         false => (abi::IDENTITY_REMOTE_NODE, "reserved:remote-node"),
     };
     (number, Labels::from([(name.to_owned(), String::new())]))
+}
+
+/// Whether the pod is the one of this uid, as its runtime calls it.
+pub fn has_uid(pod: &Pod, uid: &str) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    pod.metadata.uid.as_deref() == Some(uid)
+        || annotations.and_then(|a| a.get(CONFIG_HASH)).is_some_and(|hash| hash == uid)
+}
+
+/// What a pod asks of its network that it cannot get.
+pub fn unsupported(pod: &Pod) -> Option<&'static str> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    if ports.any(|port| port.host_port.is_some_and(|port| port != 0)) {
+        return Some("hostPort");
+    }
+    let annotations = pod.metadata.annotations.as_ref()?;
+    BANDWIDTH.into_iter().find(|name| annotations.contains_key(*name))
 }
 
 /// What the pod's status says; nothing for one that has ended.
@@ -109,11 +136,15 @@ fn status_ready(pod: &Pod) -> bool {
     conditions.filter(|c| c.type_ == "Ready").all(|c| c.status == "True")
 }
 
+/// Whether an init container lives as long as the pod.
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
 /// The named ports of the containers that live as long as the pod.
 pub fn named_ports(pod: &Pod) -> Vec<NamedPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
-    let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
     let mut named: Vec<NamedPort> = ports
         .filter_map(|port| {

@@ -69,6 +69,28 @@ impl Contents {
         contents
     }
 
+    /// One object that stands in no file.
+    pub fn of_object(manifest: Value) -> Self {
+        let mut contents = Self::default();
+        let manifest = Arc::new(manifest);
+        let placed = |fault| PlacedFault { at: Position::default(), fault };
+        let (key, verdict) = match decode::decode(&manifest, "") {
+            Decoded::Valid { key, object, warnings } => {
+                (key, Verdict::Valid { object, warnings: warnings.into_iter().map(placed).collect() })
+            }
+            Decoded::Refused { key: Some(key), fault, fallback, .. } => {
+                (key, Verdict::Refused { fault: placed(fault), fallback })
+            }
+            Decoded::Refused { key: None, fault, .. } => {
+                contents.faults.push(placed(fault));
+                return contents;
+            }
+            Decoded::Ignored { .. } => return contents,
+        };
+        contents.entries.push(Entry { key, at: Position::default(), manifest, verdict });
+        contents
+    }
+
     /// A file that could not be read at all.
     pub fn unreadable(reason: impl Into<String>) -> Self {
         let fault = PlacedFault { at: Position::default(), fault: Fault::new("", reason) };

@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    pub const ALL: [Self; 8] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,

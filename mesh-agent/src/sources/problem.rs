@@ -51,6 +51,12 @@ impl Problem {
             effect: effect.to_owned(),
         }
     }
+
+    /// One about a file or folder as a whole; an empty path: about none.
+    pub(super) fn about(severity: Severity, file: &Path, reason: &str, effect: &str) -> Self {
+        let fault = PlacedFault { at: Position { line: 0, column: 0 }, fault: Fault::new("", reason) };
+        Self::new(severity, file, "", &fault, effect)
+    }
 }
 
 impl Problem {

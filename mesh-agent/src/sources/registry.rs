@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::signals::Signals;
-
 /// One attached pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
@@ -18,12 +16,20 @@ pub struct Registration {
     pub ready: bool,
 }
 
+/// What a source waits at, as far as others reach it.
+pub(super) trait Wake: Send + Sync + std::fmt::Debug {
+    /// Pods were attached, detached or changed their readiness.
+    fn registry(&self);
+    /// The source shall end.
+    fn stop(&self);
+}
+
 /// Handle to the attached pods; clones share one state. Every change wakes the source, which answers with a
 /// new snapshot; [`super::Published::registered`] says which changes it holds.
 #[derive(Clone, Debug)]
 pub struct Registry {
     state: Arc<Mutex<State>>,
-    signals: Arc<Signals>,
+    source: Arc<dyn Wake>,
 }
 
 #[derive(Debug, Default)]
@@ -36,9 +42,9 @@ struct State {
 }
 
 impl Registry {
-    pub(super) fn new(signals: Arc<Signals>, attached: Vec<Registration>) -> Self {
+    pub(super) fn new(source: Arc<dyn Wake>, attached: Vec<Registration>) -> Self {
         let by_id = attached.into_iter().map(|r| (r.endpoint, r)).collect();
-        Self { state: Arc::new(Mutex::new(State { by_id, ..State::default() })), signals }
+        Self { state: Arc::new(Mutex::new(State { by_id, ..State::default() })), source }
     }
 
     /// Adds or replaces an attached pod, known by its endpoint id. Returns the generation whose snapshot
@@ -73,7 +79,7 @@ impl Registry {
         let mut state = self.lock();
         if state.node_addresses.as_ref() != Some(&addresses) {
             state.node_addresses = Some(addresses);
-            self.signals.registry();
+            self.source.registry();
         }
     }
 
@@ -86,7 +92,7 @@ impl Registry {
         let mut state = self.lock();
         if change(&mut state.by_id) {
             state.generation += 1;
-            self.signals.registry();
+            self.source.registry();
         }
         state.generation
     }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 
+use super::registry::Wake;
+
 /// How long files must rest before they are read.
 pub(super) const SETTLE: Duration = Duration::from_millis(50);
 /// How long a folder that never rests is waited for.
@@ -44,19 +46,19 @@ pub(super) enum Woken {
     Timeout,
 }
 
-impl Signals {
-    /// Pods were attached, detached or changed their readiness.
-    pub(super) fn registry(&self) {
+impl Wake for Signals {
+    fn registry(&self) {
         self.lock().registry = true;
         self.wake.notify_one();
     }
 
-    /// The thread shall end.
-    pub(super) fn stop(&self) {
+    fn stop(&self) {
         self.lock().stop = true;
         self.wake.notify_one();
     }
+}
 
+impl Signals {
     /// The folder's files shall be looked at after they have settled.
     pub(super) fn files(&self) {
         self.touch(&mut self.lock());

@@ -1,6 +1,6 @@
 //! Pods: the endpoints of the snapshot, and whose an address is.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use policy::snapshot::Endpoint;
@@ -8,7 +8,6 @@ use policy::snapshot::Endpoint;
 use super::super::endpoints::{self, Surroundings};
 use super::super::object::{Kind, ObjectKey};
 use super::super::problem::Fault;
-use super::super::registry::Registration;
 use super::Assembler;
 
 impl Assembler {
@@ -59,6 +58,7 @@ impl Assembler {
             namespace: self.snapshot.namespaces.get(namespace)?,
             node: self.snapshot.nodes.get(endpoints::node_name(&pod, &self.around.node)).map(|n| &**n),
             registration: self.registrations.get(key),
+            managed: self.around.managed,
         };
         match endpoints::endpoint(&pod, &around, &mut self.identities) {
             Ok(Some(endpoint)) if endpoint.host_network => Some(endpoint),
@@ -71,16 +71,20 @@ impl Assembler {
         }
     }
 
-    /// An address belongs to one endpoint: attached pods come before manifests' claims, then the order of
-    /// names decides.
+    /// An address belongs to one endpoint: attached pods come before manifests' claims, those that end come
+    /// last, newer ones first (their address was another's before), then the order of names decides.
     fn own_addresses(&mut self, mut endpoint: Endpoint, key: &str, object: ObjectKey) -> Option<Endpoint> {
         let mut faults = Vec::new();
         let owners = &mut self.address_owners;
-        let rank = |key: &str, registrations: &BTreeMap<String, Registration>| {
-            (!registrations.contains_key(key), key.to_owned())
+        let (registrations, pods) = (&self.registrations, &self.pods);
+        let rank = |key: &str| {
+            let metadata = pods.get(key).map(|pod| &pod.metadata);
+            let ends = metadata.is_some_and(|m| m.deletion_timestamp.is_some());
+            let made = metadata.and_then(|m| m.creation_timestamp.clone());
+            (!registrations.contains_key(key), ends, Reverse(made), key.to_owned())
         };
         endpoint.addresses.retain(|ip| match owners.get(ip) {
-            Some(owner) if rank(owner, &self.registrations) < rank(key, &self.registrations) => {
+            Some(owner) if rank(owner) < rank(key) => {
                 let reason = format!("{ip} is the address of pod {owner} already");
                 faults.push(Fault::new("status.podIPs", reason));
                 false

@@ -41,7 +41,7 @@ impl Assembler {
     fn source(&self, key: &str, namespace: &str, manifest: &core::Service) -> Source<'_> {
         let slices = self.slices_of.get(key).into_iter().flatten();
         let slices: Vec<_> = slices.filter_map(|slice| self.slices.get(slice)).collect();
-        if !slices.is_empty() {
+        if !slices.is_empty() || self.around.managed {
             return Source::Slices(slices);
         }
         let selected = services::selector(manifest).map(|s| self.pods_by_label.with_all(namespace, s));
