@@ -97,7 +97,9 @@ impl Node {
     pub fn run(&mut self) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut command = self.netns.command(program("heddle"));
+        // As from a terminal, also where the tests themselves run under nohup.
+        let mut command = self.netns.command("env");
+        command.arg("--default-signal=HUP").arg(program("heddle"));
         command.args(["run", "--instance", &self.instance, "--node-name", "node", "--manifests"]);
         command.arg(self.manifests()).args(&self.arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log file")).stderr(log);
@@ -128,7 +130,7 @@ impl Node {
 
     /// Process id of `heddle run` itself.
     pub fn supervisor_pid(&self) -> u32 {
-        // nsenter executes heddle in its own place.
+        // nsenter and env execute heddle in their own place.
         self.child.as_ref().expect("the node runs").id()
     }
 

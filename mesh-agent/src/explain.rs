@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use abi::proto;
 use policy::explain::{Explanation, HttpSide, Outcome, Query, Side};
+use policy::snapshot::ServicePort;
 use policy::{CompiledPolicy, Snapshot};
 use serde::{Deserialize, Serialize};
 
@@ -110,8 +111,8 @@ pub fn explain(
     let request = question.request.as_ref().map(request::canonical);
     let (request, http) = request.map_or((None, None), |(answer, query)| (Some(answer), query));
     let query = Query {
-        from: end(snapshot, &question.from),
-        to: end(snapshot, &question.to),
+        from: end(snapshot, &question.from, 0),
+        to: end(snapshot, &question.to, question.port),
         proto: protocol(&question.protocol)?,
         port: question.port,
         http,
@@ -143,20 +144,31 @@ fn add_request(answer: &mut Answer, outcome: Outcome, request: &RequestAnswer, a
     }
 }
 
-/// `world` and the like are entities; `namespace/name` of a service, where no pod has that name, is its
-/// address.
-fn end(snapshot: &Snapshot, text: &str) -> String {
-    let pod = |key: &str| snapshot.endpoints.contains_key(key);
-    let key = if text.contains('/') { text.to_owned() } else { format!("default/{text}") };
-    if pod(&key) {
+/// `world` and the like are entities, `pod/namespace/name` and `svc/namespace/name` what they say. Of a pod and
+/// a service of one name the service is meant by a port that only the service has.
+fn end(snapshot: &Snapshot, text: &str, port: u16) -> String {
+    let (kind, name) = match text.split_once('/') {
+        Some((kind @ ("pod" | "svc"), name)) if name.contains('/') => (kind, name),
+        _ => ("", text),
+    };
+    let key = if name.contains('/') { name.to_owned() } else { format!("default/{name}") };
+    let pod = kind != "svc" && snapshot.endpoints.contains_key(&key);
+    let service = snapshot.services.get(&key).filter(|_| kind != "pod");
+    let only_the_service = |port| {
+        let has = |p: &ServicePort| p.port == port && p.backends.iter().all(|backend| backend.port != port);
+        service.is_some_and(|service| service.ports.iter().any(has))
+    };
+    let meant = service.filter(|_| !pod || only_the_service(port));
+    if let Some(address) = meant.and_then(|service| service.cluster_ips.first()) {
+        return address.to_string();
+    }
+    if pod {
         return key;
     }
     if policy::identity::reserved_number(text).is_some() {
         return format!("entity:{text}");
     }
-    let service = snapshot.services.get(&key);
-    let address = service.and_then(|service| service.cluster_ips.first());
-    address.map_or_else(|| text.to_owned(), ToString::to_string)
+    text.to_owned()
 }
 
 fn protocol(name: &str) -> Result<u8, String> {

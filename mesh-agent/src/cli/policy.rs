@@ -44,7 +44,7 @@ struct ExplainArgs {
     /// Who begins: namespace/pod, an address, or an entity such as world.
     #[arg(long)]
     from: String,
-    /// To whom: the same, or namespace/service.
+    /// To whom: the same, or namespace/service; `svc/` or `pod/` before it says which, if both have the name.
     #[arg(long)]
     to: String,
     /// Destination port; for ICMP the type.

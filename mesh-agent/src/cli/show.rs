@@ -208,7 +208,7 @@ fn policy_state(policy: &Policy) -> String {
         (InForce::Newest, _) => return "in force".into(),
         (InForce::LastValid, Some(since)) => format!("its last valid version stays in force (since {since})"),
         (InForce::LastValid, None) => "its last valid version stays in force".into(),
-        (InForce::Denial, _) => "everything to and from what it selects is denied".into(),
+        (InForce::Denial, _) => "what it selects is denied in the directions it speaks of".into(),
         (InForce::Nothing, _) => "nothing is enforced by it, since it cannot be told whom it means".into(),
     };
     format!("REFUSED, {instead}: {}", policy.refused.as_deref().unwrap_or_default())

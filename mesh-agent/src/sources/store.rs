@@ -309,7 +309,7 @@ impl Store {
             Some(Object::Policy(policy)) if policy.rules.is_empty() => {
                 "nothing is enforced by it, since it cannot be told whom it is meant for"
             }
-            Some(_) => "everything to and from what it selects is denied",
+            Some(_) => "what it selects is denied in the directions it speaks of",
             None => "it is not used",
         }
     }
