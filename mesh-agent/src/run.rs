@@ -47,7 +47,7 @@ pub struct Args {
     #[command(flatten)]
     node: NodeArgs,
     /// Run each Pod of the manifests as processes in a network namespace of its own.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kubernetes")]
     run_pods: bool,
     /// How the proxy's workers share its listeners; see `heddle proxy --help`.
     #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::Agent;
 use super::cni_files::CniFiles;
+use crate::sources::kubernetes;
 
 /// Taint of a node whose agent has never been ready.
 const TAINT: &str = "heddle.io/agent-not-ready";
@@ -75,7 +76,10 @@ pub(super) async fn lift_taint(agent: Arc<Agent>, client: Client, node: String) 
                     TAINT_EVERY
                 }
                 Err(error) => {
-                    tracing::warn!("taint {TAINT} of node {node} cannot be lifted: {error}");
+                    tracing::warn!(
+                        "taint {TAINT} of node {node} cannot be lifted: {}",
+                        kubernetes::words(&error)
+                    );
                     RETRY_AFTER
                 }
             }

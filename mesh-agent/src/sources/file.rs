@@ -70,9 +70,8 @@ impl Contents {
     }
 
     /// One object that stands in no file.
-    pub fn of_object(manifest: Value) -> Self {
+    pub fn of_object(manifest: Arc<Value>) -> Self {
         let mut contents = Self::default();
-        let manifest = Arc::new(manifest);
         let placed = |fault| PlacedFault { at: Position::default(), fault };
         let (key, verdict) = match decode::decode(&manifest, "") {
             Decoded::Valid { key, object, warnings } => {

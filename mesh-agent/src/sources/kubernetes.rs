@@ -1,12 +1,14 @@
 //! The API server of a cluster as the source: each kind is listed and watched ([`follow`]), objects are
 //! trimmed to what is used ([`objects`]), a flood of changes folds into the newest state of each object
-//! ([`inbox`]), and one thread ([`worker`]) passes it on like the folder's.
+//! ([`inbox`]), and one thread ([`worker`]) passes it on like the folder's. What became of policies goes back
+//! into their status ([`report`]).
 //!
 //! While the API server is away, what was last seen stays in force; problems say so ([`server`]).
 
 mod follow;
 mod inbox;
 mod objects;
+mod report;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use tokio::task::JoinSet;
 
 use self::follow::Follower;
 use self::inbox::Inbox;
+use self::report::Reports;
 use self::worker::Worker;
 use super::object::Kind;
 use super::outlet::Outlet;
@@ -78,8 +81,10 @@ impl Sources {
         let surrounding = Surrounding { managed: true, ..options.surrounding };
         let ready = worker::Readiness::of(&surrounding);
         let (outlet, mut published) = Outlet::open(options.state_dir, surrounding, registry.clone())?;
-        let tasks = watch_all(&client, &inbox);
-        let worker = Worker::new(outlet, inbox.clone(), ready);
+        let mut tasks = watch_all(&client, &inbox);
+        let reports = Arc::new(Reports::default());
+        tasks.spawn(report::write(client, reports.clone()));
+        let worker = Worker::new(outlet, inbox.clone(), reports, ready);
         let thread = std::thread::Builder::new().name("sources".to_owned()).spawn(|| worker.run());
         let thread = Some(thread.map_err(StartError::Thread)?);
         let sources = Self { registry, published: published.clone(), source: inbox, thread, _tasks: tasks };
@@ -106,6 +111,23 @@ fn watch_all(client: &Client, inbox: &Arc<Inbox>) -> JoinSet<()> {
         tasks.spawn(Follower::new(api, kind, inbox.clone()).run(returns.clone()));
     }
     tasks
+}
+
+/// What an error of the client says: the server's own words, or every cause down to the first.
+pub(crate) fn words(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} ({})", status.message, status.code);
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// How the API names a kind.

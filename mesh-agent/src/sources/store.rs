@@ -212,6 +212,17 @@ impl Store {
         }
     }
 
+    /// Why the newest version of an object is not in force, and what is instead; `None`: it is.
+    pub fn refusal(&self, key: &ObjectKey) -> Option<String> {
+        let fault = self.in_force.get(key)?.refused.as_ref()?;
+        let claim = self.claims.get(key)?.values().next()?;
+        let fallback = match &claim.verdict {
+            Verdict::Refused { fallback, .. } => fallback.as_ref(),
+            Verdict::Valid { .. } => None,
+        };
+        Some(format!("{fault} ({})", self.effect(key, fallback)))
+    }
+
     /// What must be remembered over a restart: valid versions in place of refused ones.
     pub fn last_valid(&self) -> Vec<LastValid> {
         let kept = self.in_force.iter().filter(|(_, state)| state.refused.is_some());

@@ -35,7 +35,7 @@ const LASTING: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error("{0}")]
-    Refused(kube::Error),
+    Refused(String),
     #[error("the version to go on from is gone (410)")]
     Expired,
     #[error("the watch ended: {0}")]
@@ -107,7 +107,7 @@ impl<K: Watched> Follower<K> {
             match next.map_err(|_| Broken::Silent(SILENCE_MAX))? {
                 Ok(Some(event)) => self.take(event)?,
                 Ok(None) => return Ok(()),
-                Err(error) => return Err(Broken::Watch(error.to_string())),
+                Err(error) => return Err(Broken::Watch(super::words(&error))),
             }
         }
     }
@@ -195,6 +195,6 @@ impl<K: Watched> Follower<K> {
 fn broken(error: kube::Error) -> Broken {
     match error {
         kube::Error::Api(status) if status.code == 410 => Broken::Expired,
-        other => Broken::Refused(other),
+        other => Broken::Refused(super::words(&other)),
     }
 }

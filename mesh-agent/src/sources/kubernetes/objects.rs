@@ -13,6 +13,7 @@ use kube::api::DynamicObject;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::report::Reported;
 use crate::sources::object::{Kind, Object};
 use crate::sources::problem::Fault;
 use crate::sources::{endpoints, validate};
@@ -21,8 +22,8 @@ use crate::sources::{endpoints, validate};
 #[derive(Clone, Debug)]
 pub(super) enum Item {
     Object(Object),
-    /// A policy's manifest, still to be judged.
-    Policy(Value),
+    /// A policy's manifest, still to be judged, and what its status says of it.
+    Policy(Arc<Value>, Option<Reported>),
     /// Beyond what we can carry.
     Refused(Fault),
 }
@@ -97,8 +98,8 @@ impl Watched for DynamicObject {
             Value::Object(fields) => fields,
             _ => serde_json::Map::new(),
         };
-        // What others report of it is no part of it: a change of status is no change of the policy.
-        manifest.remove("status");
+        // What is reported of it is no part of it: a change of status is no change of the policy.
+        let reported = manifest.remove("status").as_ref().and_then(Reported::of);
         manifest.insert("apiVersion".into(), kind.api_version().into());
         manifest.insert("kind".into(), kind.name().into());
         let meta = self.metadata;
@@ -106,7 +107,7 @@ impl Watched for DynamicObject {
             "name": meta.name, "namespace": meta.namespace, "uid": meta.uid, "generation": meta.generation,
         });
         manifest.insert("metadata".into(), metadata);
-        Item::Policy(Value::Object(manifest))
+        Item::Policy(Arc::new(Value::Object(manifest)), reported)
     }
 }
 

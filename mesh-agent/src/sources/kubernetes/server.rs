@@ -21,7 +21,7 @@ pub(super) async fn heartbeat(client: Client, inbox: Arc<Inbox>, returned: watch
     loop {
         let why = match timeout(ANSWER_MAX, client.apiserver_version()).await {
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
+            Ok(Err(error)) => Some(super::words(&error)),
             Err(_) => Some(format!("no answer within {ANSWER_MAX:?}")),
         };
         match why {

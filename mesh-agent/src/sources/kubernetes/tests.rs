@@ -85,6 +85,34 @@ impl Fixture {
     }
 }
 
+impl Fixture {
+    /// Waits until the policy's status says so.
+    async fn until_condition(&self, status: &str, message: &str) {
+        let is = || {
+            let policy = self.server.get("ciliumnetworkpolicies", "shop/web");
+            let condition = &policy["status"]["conditions"][0];
+            condition["status"] == status
+                && condition["message"].as_str().is_some_and(|m| m.contains(message))
+        };
+        let waited = timeout(WAIT_MAX, async {
+            while !is() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{:#}", self.server.get("ciliumnetworkpolicies", "shop/web"));
+    }
+
+    async fn until_event(&self) -> Value {
+        let sent = timeout(WAIT_MAX, async {
+            while self.server.reported().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        sent.await.expect("an Event in time");
+        self.server.reported().remove(0)
+    }
+}
+
 fn texts(published: &Published) -> Vec<String> {
     published.problems.iter().map(ToString::to_string).collect()
 }
@@ -178,7 +206,11 @@ async fn while_the_server_is_away_everything_stays_and_a_problem_says_so() {
     })
     .await;
     fixture.server.stop().await;
-    let told = |now: &Published| texts(now).iter().any(|text| text.starts_with("API server: not answering"));
+    let told = |now: &Published| {
+        texts(now)
+            .iter()
+            .any(|text| text.starts_with("API server: not answering") && text.contains("refused"))
+    };
     let now = fixture.until("that it is away", told).await;
     assert!(now.snapshot.endpoints.contains_key("shop/web") && now.snapshot.policies.len() == 1);
     fixture.server.apply("pods", pod("late", "web", "10.244.1.3"));
@@ -229,6 +261,7 @@ async fn a_cluster_without_cilium_kinds_works_and_says_what_is_missing() {
 async fn an_invalid_policy_leaves_its_last_valid_version_in_force() {
     let fixture = Fixture::new(|server| server.apply("ciliumnetworkpolicies", policy("8080"))).await;
     let revision = fixture.sources.subscribe().borrow().snapshot.revision;
+    fixture.until_condition("True", "in force").await;
     let mut reported = policy("8080");
     reported["status"] = json!({"conditions": [{"type": "Valid", "status": "True"}]});
     fixture.server.apply("ciliumnetworkpolicies", reported);
@@ -239,6 +272,9 @@ async fn an_invalid_policy_leaves_its_last_valid_version_in_force() {
     let rules = &now.snapshot.policies["CiliumNetworkPolicy/shop/web"].rules;
     assert_eq!(rules[0].action, policy::model::Action::Allow, "{rules:?}");
     assert!(texts(&now)[0].contains("its last valid version stays in force"), "{:?}", texts(&now));
+    fixture.until_condition("False", "(its last valid version stays in force)").await;
+    let event = fixture.until_event().await;
+    assert_eq!((&event["reason"], &event["involvedObject"]["name"]), (&json!("Refused"), &json!("web")));
     // A new process has heard of the valid one from the last.
     let Fixture { server, sources, state } = fixture;
     drop(sources);

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::inbox::{Batch, Inbox, Subject, Woken};
 use super::objects::Item;
+use super::report::{self, Opinion, Reported, Reports};
 use crate::sources::Surrounding;
 use crate::sources::file::Contents;
 use crate::sources::object::{Kind, Object, ObjectKey};
@@ -43,19 +46,28 @@ pub(super) struct Worker {
     /// This node's object: whether it is there, and whether it has pod ranges.
     node: (bool, bool),
     refused: BTreeMap<ObjectKey, Fault>,
+    policies: BTreeMap<ObjectKey, Arc<Value>>,
+    reports: Arc<Reports>,
     complete: bool,
     /// A pod of this node has changed and is not published yet.
     pods_changed: bool,
 }
 
 impl Worker {
-    pub(super) fn new(outlet: Outlet, inbox: Arc<Inbox>, readiness: Readiness) -> Self {
+    pub(super) fn new(
+        outlet: Outlet,
+        inbox: Arc<Inbox>,
+        reports: Arc<Reports>,
+        readiness: Readiness,
+    ) -> Self {
         Self {
             outlet,
             inbox,
             readiness,
             node: (false, false),
             refused: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            reports,
             complete: false,
             pods_changed: false,
         }
@@ -81,12 +93,18 @@ impl Worker {
     }
 
     fn take(&mut self, mut batch: Batch) -> Batch {
-        let mut valid = Vec::new();
+        let (mut valid, mut judged) = (Vec::new(), Vec::new());
         for (key, item) in std::mem::take(&mut batch.changes) {
             self.note_node(&key, item.as_ref());
+            if let Some(Item::Policy(_, reported)) = &item {
+                judged.push((key.clone(), reported.clone()));
+            }
             valid.extend(self.change(key, item));
         }
         self.pods_changed |= self.outlet.apply(valid);
+        for (key, reported) in judged {
+            self.report(key, reported);
+        }
         self.complete = self.complete || self.missing(&batch).is_empty();
         if self.complete {
             self.outlet.publish(std::mem::take(&mut self.pods_changed), self.problems(&batch));
@@ -99,12 +117,17 @@ impl Worker {
         self.refused.remove(&key);
         let file = || Arc::new(PathBuf::from(key.to_string()));
         match item {
-            Some(Item::Policy(manifest)) => {
-                self.outlet.store.set_file(&file(), Contents::of_object(manifest));
+            // Its status alone has changed.
+            Some(Item::Policy(manifest, _)) if self.policies.get(&key) == Some(&manifest) => None,
+            Some(Item::Policy(manifest, _)) => {
+                self.outlet.store.set_file(&file(), Contents::of_object(manifest.clone()));
+                self.policies.insert(key, manifest);
                 None
             }
             None if key.kind.is_policy() => {
                 self.outlet.store.remove_file(&file());
+                self.policies.remove(&key);
+                self.reports.forget(&key);
                 None
             }
             Some(Item::Refused(fault)) => {
@@ -114,6 +137,17 @@ impl Worker {
             Some(Item::Object(object)) => Some((key, Some(object))),
             None => Some((key, None)),
         }
+    }
+
+    /// Tells what became of a policy, where its status does not say so.
+    fn report(&self, key: ObjectKey, reported: Option<Reported>) {
+        let Some(manifest) = self.policies.get(&key).filter(|_| report::has_status(key.kind)) else { return };
+        let metadata = manifest.get("metadata");
+        let field = |name: &str| metadata.and_then(|m| m.get(name));
+        let uid = field("uid").and_then(Value::as_str).map(str::to_owned);
+        let generation = field("generation").and_then(Value::as_i64).unwrap_or_default();
+        let refusal = self.outlet.store.refusal(&key);
+        self.reports.want(key, Opinion { generation, refusal }, uid, reported);
     }
 
     fn note_node(&mut self, key: &ObjectKey, item: Option<&Item>) {

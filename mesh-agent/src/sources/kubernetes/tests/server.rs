@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -54,6 +54,8 @@ struct State {
     gone: Gone,
     absent: Vec<&'static str>,
     lists: usize,
+    /// Events that were sent.
+    reported: Vec<Value>,
 }
 
 impl Server {
@@ -66,6 +68,7 @@ impl Server {
             gone: Gone::Event,
             absent: Vec::new(),
             lists: 0,
+            reported: Vec::new(),
         };
         let world = Arc::new(World { state: Mutex::new(state), changed: watch::Sender::new(0) });
         let mut server = Self { address: "127.0.0.1:0".parse().expect("address"), world, running: None };
@@ -84,9 +87,13 @@ impl Server {
             while let Ok((stream, _)) = listener.accept().await {
                 let world = world.clone();
                 connections.spawn(async move {
-                    let service = hyper::service::service_fn(move |request| {
+                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
                         let world = world.clone();
-                        async move { Ok::<_, Infallible>(world.answer(&request)) }
+                        async move {
+                            let (head, body) = request.into_parts();
+                            let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                            Ok::<_, Infallible>(world.answer(&Request::from_parts(head, body)))
+                        }
                     });
                     let http = hyper::server::conn::http1::Builder::new();
                     let _ = http.serve_connection(TokioIo::new(stream), service).await;
@@ -132,6 +139,16 @@ impl Server {
         self.world.lock().absent = absent.to_vec();
     }
 
+    /// An object as it is now.
+    pub(super) fn get(&self, plural: &str, path: &str) -> Value {
+        self.world.lock().objects[&(plural.to_owned(), path.to_owned())].clone()
+    }
+
+    /// Events that were sent.
+    pub(super) fn reported(&self) -> Vec<Value> {
+        self.world.lock().reported.clone()
+    }
+
     /// How many lists were asked for.
     pub(super) fn lists(&self) -> usize {
         self.world.lock().lists
@@ -166,7 +183,29 @@ impl World {
         self.changed.send_replace(version);
     }
 
-    fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Body> {
+    /// Writes a status, or takes an Event.
+    fn write(&self, request: &Request<Bytes>) -> Response<Body> {
+        let body: Value = serde_json::from_slice(request.body()).expect("JSON");
+        let parts: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
+        match (request.method(), parts.as_slice()) {
+            (&Method::POST, [.., "events"]) => self.lock().reported.push(body.clone()),
+            (&Method::PATCH, [.., "namespaces", namespace, plural, name, "status"]) => {
+                let key = ((*plural).to_owned(), format!("{namespace}/{name}"));
+                let object = self.lock().objects.get(&key).cloned();
+                let Some(mut object) = object else { return status(StatusCode::NOT_FOUND, "gone") };
+                object["status"] = body["status"].clone();
+                self.change(plural, object.clone(), true);
+                return reply(StatusCode::OK, &object);
+            }
+            (method, _) => panic!("{method} {} is nothing that the source should do", request.uri()),
+        }
+        reply(StatusCode::CREATED, &body)
+    }
+
+    fn answer(self: &Arc<Self>, request: &Request<Bytes>) -> Response<Body> {
+        if request.method() != Method::GET {
+            return self.write(request);
+        }
         let path = request.uri().path().to_owned();
         if path == "/version" {
             let fields = ["major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate"];
